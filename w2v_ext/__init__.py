@@ -1,0 +1,1 @@
+"""Word embeddings in PyTorch at the speed of the hardware."""
