@@ -1,0 +1,91 @@
+// Argument checks shared by the CPU and the CUDA operators: each says which argument, the rule, and what came.
+#pragma once
+#include <torch/csrc/stable/tensor.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <cstdint>
+#include <limits>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace w2v {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <typename... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
+
+// Raises ValueError in Python.
+#define W2V_CHECK(rule, ...) \
+  if (!(rule)) throw std::invalid_argument(::w2v::text(__VA_ARGS__))
+
+inline std::string shape_of(const Tensor& t) {
+  std::string s = "(";
+  for (int64_t i = 0; i < t.dim(); ++i) s += (i ? ", " : "") + std::to_string(t.size(i));
+  return s + (t.dim() == 1 ? ",)" : ")");
+}
+
+inline bool is_index(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Int || t.scalar_type() == ScalarType::Long;
+}
+
+struct LossShape {
+  int64_t batch, positives, negatives, dim, in_rows, out_rows;
+};
+
+inline LossShape check_loss_arguments(const Tensor& in_weight, const Tensor& out_weight, const Tensor& center,
+                                      const Tensor& pos, const Tensor& neg) {
+  W2V_CHECK(in_weight.dim() == 2, "in_weight: expected shape (V, D), got ", shape_of(in_weight));
+  W2V_CHECK(out_weight.dim() == 2, "out_weight: expected shape (V, D), got ", shape_of(out_weight));
+  const ScalarType type = in_weight.scalar_type();
+  W2V_CHECK(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16 ||
+                type == ScalarType::Half,
+            "in_weight: expected dtype float32, float64, bfloat16 or float16, got ",
+            torch::headeronly::toString(type));
+  W2V_CHECK(out_weight.scalar_type() == type, "out_weight: expected the dtype of in_weight, ",
+            torch::headeronly::toString(type), ", got ", torch::headeronly::toString(out_weight.scalar_type()));
+  W2V_CHECK(in_weight.size(1) == out_weight.size(1), "out_weight: expected shape (V, D) with D = ", in_weight.size(1),
+            " to match in_weight, got ", shape_of(out_weight));
+  W2V_CHECK(in_weight.size(0) <= 0xFFFFFFFF && out_weight.size(0) <= 0xFFFFFFFF,
+            "in_weight, out_weight: expected fewer than 2^32 rows, got ", shape_of(in_weight), " and ",
+            shape_of(out_weight));
+  W2V_CHECK(center.dim() == 1, "center: expected shape (B,), got ", shape_of(center));
+  const int64_t batch = center.size(0);
+  W2V_CHECK(pos.dim() == 2 && pos.size(0) == batch, "pos: expected shape (B,) or (B, P) with B = ", batch,
+            " to match center, got ", shape_of(pos));
+  W2V_CHECK(neg.dim() == 2 && neg.size(0) == batch, "neg: expected shape (B, K) with B = ", batch,
+            " to match center, got ", shape_of(neg));
+  const Tensor* indices[] = {&center, &pos, &neg};
+  const char* names[] = {"center", "pos", "neg"};
+  for (int i = 0; i < 3; ++i)
+    W2V_CHECK(is_index(*indices[i]), names[i], ": expected dtype int32 or int64, got ",
+              torch::headeronly::toString(indices[i]->scalar_type()));
+  const auto device = in_weight.device();
+  const Tensor* others[] = {&out_weight, &center, &pos, &neg};
+  const char* other_names[] = {"out_weight", "center", "pos", "neg"};
+  for (int i = 0; i < 4; ++i)
+    W2V_CHECK(others[i]->device() == device, other_names[i], ": expected to be on the device of in_weight");
+  const LossShape shape{batch,           pos.size(1),          neg.size(1), in_weight.size(1),
+                        in_weight.size(0), out_weight.size(0)};
+  W2V_CHECK(batch * (shape.positives + shape.negatives) < 0xFFFFFFFF,
+            "pos, neg: expected fewer than 2^32 indices in a batch, got ", shape_of(pos), " and ", shape_of(neg));
+  return shape;
+}
+
+// In-place updates write through the tensors they were given, so rows must lie in memory as they are.
+inline void check_in_place(const Tensor& in_weight, const Tensor& out_weight) {
+  W2V_CHECK(in_weight.size(1) <= 1 || in_weight.stride(1) == 1,
+            "in_weight: expected contiguous rows for an in-place step, got stride(1) = ", in_weight.stride(1));
+  W2V_CHECK(out_weight.size(1) <= 1 || out_weight.stride(1) == 1,
+            "out_weight: expected contiguous rows for an in-place step, got stride(1) = ", out_weight.stride(1));
+  W2V_CHECK(in_weight.numel() == 0 || in_weight.data_ptr() != out_weight.data_ptr(),
+            "out_weight: expected other memory than in_weight's (tied weights cannot be updated in place)");
+}
+
+}  // namespace w2v

@@ -1,0 +1,40 @@
+// The kernels compiled for avx512: vectors of 16 floats. Standard headers come before the target switch, so that no
+// inline function of theirs is compiled for a machine that may not have it.
+#if defined(__x86_64__) || defined(_M_X64)
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "kernels.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")
+#endif
+#define W2V_ISA avx512
+#define W2V_WIDTH 16
+namespace w2v::W2V_ISA {
+#include "simd.h"
+#include "loss_kernel.h"
+#include "sgns_kernel.h"
+
+extern const KernelTable table;
+const KernelTable table = {
+    "avx512",
+    train_sgns,
+    loss_kernels<float>(),
+    loss_kernels<double>(),
+    loss_kernels<torch::headeronly::BFloat16>(),
+    loss_kernels<torch::headeronly::Half>(),
+};
+}  // namespace w2v::W2V_ISA
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

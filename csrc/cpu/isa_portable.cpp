@@ -1,0 +1,27 @@
+// The kernels compiled for portable: vectors of 4 floats. Standard headers come before the target switch, so that no
+// inline function of theirs is compiled for a machine that may not have it.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "kernels.h"
+
+#define W2V_ISA portable
+#define W2V_WIDTH 4
+namespace w2v::W2V_ISA {
+#include "simd.h"
+#include "loss_kernel.h"
+#include "sgns_kernel.h"
+
+extern const KernelTable table;
+const KernelTable table = {
+    "portable",
+    train_sgns,
+    loss_kernels<float>(),
+    loss_kernels<double>(),
+    loss_kernels<torch::headeronly::BFloat16>(),
+    loss_kernels<torch::headeronly::Half>(),
+};
+}  // namespace w2v::W2V_ISA

@@ -1,0 +1,66 @@
+// Vectors of W2V_WIDTH floats in the compiler's own vector type, so that one source serves AVX-512 (16), AVX2 (8) and
+// SSE/NEON (4). Included once per instruction set, inside namespace w2v::W2V_ISA, with that target's code generation
+// switched on; it must not include any header.
+
+constexpr int kWidth = W2V_WIDTH;
+
+#define W2V_INLINE inline __attribute__((always_inline))
+
+typedef float Vf __attribute__((vector_size(4 * W2V_WIDTH)));
+typedef int32_t Vi __attribute__((vector_size(4 * W2V_WIDTH)));
+typedef float VfU __attribute__((vector_size(4 * W2V_WIDTH), aligned(4), may_alias));
+typedef double Vd __attribute__((vector_size(4 * W2V_WIDTH)));  // as many bytes, half as many lanes
+typedef double VdU __attribute__((vector_size(4 * W2V_WIDTH), aligned(8), may_alias));
+
+template <typename T>
+struct VecOf;
+template <>
+struct VecOf<float> {
+  using type = Vf;
+  using unaligned = VfU;
+};
+template <>
+struct VecOf<double> {
+  using type = Vd;
+  using unaligned = VdU;
+};
+template <typename T>
+using Vec = typename VecOf<T>::type;
+template <typename T>
+constexpr int kLanes = sizeof(Vec<T>) / sizeof(T);
+
+template <typename T>
+W2V_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename VecOf<T>::unaligned*>(p);
+}
+template <typename T>
+W2V_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename VecOf<T>::unaligned*>(p) = v;
+}
+template <typename T>
+W2V_INLINE Vec<T> broadcast(T x) {
+  return x - Vec<T>{};
+}
+
+template <typename T>
+W2V_INLINE T horizontal_sum(Vec<T> v) {
+  T sum = 0;
+  for (int i = 0; i < kLanes<T>; ++i) sum += v[i];
+  return sum;
+}
+
+// e^t for t <= 0, to 2 ulp: t = n ln 2 + r, a polynomial for e^r, and n into the exponent. Below -87 it gives e^-87.
+W2V_INLINE Vf exp_nonpositive(Vf t) {
+  t = t > -87.0f ? t : broadcast(-87.0f);
+  const Vf n = t * 1.44269504f + 12582912.0f;  // 1.5 * 2^23 pushes the fraction out: round to nearest
+  const Vi bits = reinterpret_cast<Vi>(n);
+  const Vf whole = n - 12582912.0f;
+  const Vf r = (t - whole * 0.693359375f) - whole * -2.12194440e-4f;
+  Vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  return reinterpret_cast<Vf>(reinterpret_cast<Vi>(p) + (bits << 23));
+}

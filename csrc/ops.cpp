@@ -1,0 +1,36 @@
+// Every operator of the library, on one page. The CPU kernels are registered in cpu/*_ops.cpp, the CUDA kernels in
+// cuda/*.cu, shape functions and gradient formulas in w2v_ext/ops.py.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(w2v_ext, m) {
+  // Autograd path. in_weight, out_weight (V, D); center (B,), pos (B, P), neg (B, K) int32 | int64.
+  // loss (B,) and coef (B, P + K) = d loss / d score, in float32 (float64 for float64 weights).
+  m.def(
+      "negative_sampling_loss(Tensor in_weight, Tensor out_weight, Tensor center, Tensor pos, Tensor neg, "
+      "bool sparse_grad) -> (Tensor loss, Tensor coef)");
+  m.def(
+      "negative_sampling_loss_backward(Tensor grad_loss, Tensor coef, Tensor in_weight, Tensor out_weight, "
+      "Tensor center, Tensor pos, Tensor neg) -> (Tensor grad_in, Tensor grad_out)");
+  // The same as unique, ascending rows (R,) int64 and their values (R, D), for each weight.
+  m.def(
+      "negative_sampling_loss_backward_sparse(Tensor grad_loss, Tensor coef, Tensor in_weight, Tensor out_weight, "
+      "Tensor center, Tensor pos, Tensor neg) -> (Tensor in_rows, Tensor in_values, Tensor out_rows, "
+      "Tensor out_values)");
+  // Direct path: the SGD step of loss.sum() * scale, in place; gives the losses (B,) before the step.
+  m.def(
+      "sgns_step_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor center, Tensor pos, Tensor neg, float step) "
+      "-> Tensor loss");
+
+  // weights (V,) float64 -> alias table (V, 2) int32: threshold (bits of a uint32) and alias of each column.
+  m.def("alias_table(Tensor weights) -> Tensor");
+  // (B, count) int64 draws from the alias table, none equal to positive (B,) int64 of its row; positive -1 excludes none.
+  m.def("sample_negatives(Tensor alias, Tensor positive, int count, int seed) -> Tensor");
+
+  // Epoch path: trains on the sentences that start in ids[begin, end), in place, and gives the float64 sums
+  // (loss, pairs, words after subsampling). ids int32, sentences closed by -1; keep (V,) int32 holds uint32 thresholds.
+  m.def(
+      "train_sgns_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor ids, Tensor alias, Tensor keep, int window, "
+      "int negative, int seed, int epoch, int epochs, float lr, int begin, int end, int threads) -> Tensor");
+  // The instruction set that the CPU kernels use here.
+  m.def("cpu_kernels() -> str");
+}
