@@ -181,7 +181,7 @@ W2V_INLINE void logistic(float* scores, const float* sign, int count, float lr, 
     const Vf slope = (t < zero ? e : broadcast(1.0f)) / one_plus;
     store(scores + i, slope * s * -lr);
     loss->product *= inside ? one_plus : broadcast(1.0f);
-    linear += t > zero ? t : zero;
+    linear += t < zero ? zero : t;  // so a NaN gets into the loss
     if ((i / kWidth) % 64 == 63) {  // 64 factors of at most 2 each: far from 2^127
       loss->flush_window(linear);
       linear = Vf{};
@@ -305,7 +305,10 @@ inline void train_sgns(const SgnsParams& p, int64_t begin, int64_t end, SgnsStat
     while (i < end && p.ids[i - 1] >= 0) ++i;
   while (i < end) {
     int64_t stop = i;
-    while (stop < p.num_ids && p.ids[stop] >= 0) ++stop;
+    while (stop < p.num_ids && static_cast<uint32_t>(p.ids[stop]) < p.vocab_size) ++stop;
+    if (stop < p.num_ids && p.ids[stop] >= 0)
+      throw std::out_of_range("ids: word " + std::to_string(p.ids[stop]) + " at position " + std::to_string(stop) +
+                              " is out of range for in_weight with " + std::to_string(p.vocab_size) + " rows");
     train_sentence(p, p.ids + i, stop - i, i, &scratch, ones.data(), padded, stats);
     i = stop + 1;
   }

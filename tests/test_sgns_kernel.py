@@ -1,0 +1,275 @@
+"""The epoch kernel against the NumPy emulation, draw for draw, and the random numbers it rests on."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import w2v_ext
+from w2v_ext import reference
+from w2v_ext.trainer import keep_thresholds, padded_weight
+
+KERNELS = ("avx512", "avx2", "portable")
+
+
+def make_case(vocab=30, dim=16, sentences=12, length=25, seed=0, repeats=True):
+    rng = np.random.default_rng(seed)
+    probability = 1.0 / np.arange(1, vocab + 1) if repeats else np.ones(vocab)
+    probability /= probability.sum()
+    ids = []
+    for n in rng.integers(1, length, sentences):
+        ids += [*rng.choice(vocab, n, p=probability, replace=repeats), -1]
+    weights = []
+    for _ in range(2):
+        weight = padded_weight(vocab, dim)
+        weight.copy_(torch.from_numpy(rng.normal(0, 0.4, (vocab, dim))))
+        weights.append(weight)
+    keep = keep_thresholds(np.clip(rng.random(vocab) * 2, 0.2, 1))
+    return weights, torch.tensor(ids, dtype=torch.int32), w2v_ext.alias_table(torch.from_numpy(probability)), keep
+
+
+def train(weights, ids, alias, keep, *, window=5, negative=5, seed=7, epoch=0, epochs=2, lr=0.05, threads=1, cuts=()):
+    total = np.zeros(3)
+    edges = [0, *cuts, len(ids)]
+    for begin, end in zip(edges, edges[1:], strict=False):
+        total += torch.ops.w2v_ext.train_sgns_(
+            *weights, ids, alias, keep, window, negative, seed, epoch, epochs, lr, begin, end, threads
+        ).numpy()
+    return total
+
+
+def worst_difference(dim, window, negative, epoch=1, lr=0.05, repeats=False):
+    """Largest difference from the emulation, and largest change of a weight."""
+    weights, ids, alias, keep = make_case(vocab=30 if repeats else 20_000, dim=dim, repeats=repeats)
+    before = [w.double().numpy().copy() for w in weights]
+    expected = [w.copy() for w in before]
+    stats = train(weights, ids, alias, keep, window=window, negative=negative, epoch=epoch, lr=lr)
+    wanted = reference.train_sgns_(
+        *expected, ids.numpy(), alias.numpy().view(np.uint32), keep.numpy().view(np.uint32),
+        window=window, negative=negative, seed=7, epoch=epoch, epochs=2, lr=lr,
+    )  # fmt: skip
+    assert stats[1] == wanted[1] > 0
+    assert stats[2] == wanted[2]
+    assert stats[0] == pytest.approx(wanted[0], rel=1e-5)
+    moved = max(np.abs(e - b).max() for e, b in zip(expected, before, strict=True))
+    return max(np.abs(w.numpy() - e).max() for w, e in zip(weights, expected, strict=True)), moved
+
+
+# With 20,000 words hardly one occurs twice in a window, and only float32 rounding is left: the weights are around 1.
+@pytest.mark.parametrize("dim", [1, 7, 16, 33, 100, 129])
+@pytest.mark.parametrize(("window", "negative"), [(1, 1), (5, 5), (3, 4), (2, 13), (12, 6)])
+def test_kernel_matches_the_emulation(dim, window, negative):
+    difference, moved = worst_difference(dim, window, negative)
+    assert difference < 5e-6
+    assert moved > 0.01
+
+
+@pytest.mark.parametrize("negative", [1, 2, 3, 4, 5, 6, 7, 11, 12, 17])
+def test_every_group_of_outputs(negative):
+    assert worst_difference(20, 3, negative)[0] < 5e-6
+
+
+def test_a_word_twice_in_a_window_differs_in_second_order_only():
+    # The kernel moves such rows one after the other, the emulation at once: the difference goes with lr squared.
+    for lr in (1e-2, 1e-3):
+        difference, moved = worst_difference(16, 5, 5, lr=lr, repeats=True)
+        assert difference < 3 * lr * moved
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_every_instruction_set_matches_the_emulation(kernels):
+    code = (
+        "import json, test_sgns_kernel as t, w2v_ext\n"
+        "worst = [t.worst_difference(d, w, k)[0] for d, w, k in [(100, 5, 5), (7, 3, 8), (33, 4, 2)]]\n"
+        "print(json.dumps([w2v_ext.cpu_kernels(), max(worst)]))"
+    )
+    environment = {**os.environ, "W2V_EXT_CPU": kernels}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=os.path.dirname(__file__), capture_output=True, text=True
+    )
+    if "and a machine that has it" in result.stderr:
+        pytest.skip(f"this machine lacks {kernels}")
+    assert result.returncode == 0, result.stderr
+    name, worst = json.loads(result.stdout)
+    assert name == kernels
+    assert worst < 5e-6
+
+
+def test_unknown_instruction_set_is_refused():
+    result = subprocess.run(
+        [sys.executable, "-c", "import w2v_ext; w2v_ext.cpu_kernels()"],
+        env={**os.environ, "W2V_EXT_CPU": "mmx"},
+        capture_output=True,
+        text=True,
+    )
+    assert "W2V_EXT_CPU: expected avx512, avx2 or portable" in result.stderr
+
+
+def test_one_thread_is_bit_identical_however_the_corpus_is_cut():
+    results = []
+    for cuts in ((), (), (1,), (17, 18, 90), tuple(range(5, 100, 5))):
+        case = make_case()
+        train(*case, cuts=cuts)
+        results.append(case[0])
+    for other in results[1:]:
+        assert torch.equal(results[0][0], other[0])
+        assert torch.equal(results[0][1], other[1])
+
+
+def test_seed_and_epoch_change_the_draws():
+    outcomes = []
+    for options in ({}, {"seed": 8}, {"epoch": 1}):
+        case = make_case()
+        train(*case, **options)
+        outcomes.append(case[0][0].clone())
+    assert not torch.equal(outcomes[0], outcomes[1])
+    assert not torch.equal(outcomes[0], outcomes[2])
+
+
+def test_threads_train_every_sentence_once():
+    case = make_case(vocab=200, sentences=3000)
+    stats = train(*case, threads=3)
+    alone = make_case(vocab=200, sentences=3000)
+    expected = train(*alone, threads=1)
+    assert stats[1] == expected[1]
+    assert stats[2] == expected[2]
+    assert stats[0] == pytest.approx(expected[0], rel=0.05)
+
+
+def test_padding_stays_zero():
+    weights, *rest = make_case(dim=20)
+    train(weights, *rest)
+    for w in weights:
+        whole = torch.as_strided(w, (w.shape[0], 32), (32, 1), w.storage_offset())
+        assert (whole[:, 20:] == 0).all()
+
+
+def test_first_loss_is_log_two_per_output():
+    weights, ids, alias, keep = make_case()
+    weights[1].zero_()
+    stats = train(weights, ids, alias, keep, lr=1e-9, negative=7)
+    assert stats[0] / stats[1] == pytest.approx(8 * np.log(2), rel=1e-6)
+
+
+def test_loss_is_exact_for_extreme_scores():
+    weights, ids, alias, keep = make_case()
+    for scale in (20.0, 1000.0):
+        big = [padded_weight(*w.shape) for w in weights]
+        for b, w in zip(big, weights, strict=True):
+            b.copy_(w * scale)
+        expected = [w.double().numpy().copy() for w in big]
+        stats = train(big, ids, alias, keep, lr=1e-30)
+        wanted = reference.train_sgns_(
+            *expected, ids.numpy(), alias.numpy().view(np.uint32), keep.numpy().view(np.uint32),
+            window=5, negative=5, seed=7, epoch=0, epochs=2, lr=1e-30,
+        )  # fmt: skip
+        assert stats[0] == pytest.approx(wanted[0], rel=1e-5)
+
+
+def test_diverged_weights_show_in_the_loss():
+    weights, *rest = make_case()
+    weights[0].fill_(float("nan"))
+    assert np.isnan(train(weights, *rest)[0])
+
+
+# ---- random numbers ------------------------------------------------------------------------------------------------
+
+
+def test_philox_known_answers():
+    # Random123's known-answer vector for philox4x32-10, counter and key 0: 6627e8d5 e169c58d bc57ac4c 9b00dbd8.
+    assert reference.sentence_key(0, 0, 0) == 0xE169C58D_6627E8D5
+
+
+def test_splitmix_known_answers():
+    # SplitMix64 from state 1234567 (published with the generator).
+    assert [reference.draw(1234567, i) for i in range(3)] == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+    ]
+
+
+@pytest.mark.parametrize("weights", [[1.0, 2.0, 3.0, 4.0], [5.0, 0.0, 1.0], [1e-9, 1.0], [1.0] * 7])
+def test_alias_table_holds_the_distribution_exactly(weights):
+    weights = np.array(weights)
+    table = w2v_ext.alias_table(torch.from_numpy(weights)).numpy().view(np.uint32).astype(np.float64)
+    n = len(weights)
+    mass = np.zeros(n)
+    for column, (threshold, alias) in enumerate(table):
+        mass[column] += threshold / 2**32
+        mass[int(alias)] += 1 - threshold / 2**32
+    np.testing.assert_allclose(mass / n, weights / weights.sum(), atol=1e-9)
+    assert (mass[weights == 0] == 0).all()
+
+
+def test_negatives_follow_the_noise_distribution_and_miss_the_positive():
+    weights = np.arange(1.0, 21.0) ** 0.75
+    alias = w2v_ext.alias_table(torch.from_numpy(weights))
+    positive = torch.arange(20).repeat(5000)
+    drawn = w2v_ext.sample_negatives(alias, positive, 8, seed=3)
+    assert drawn.shape == (100_000, 8)
+    assert not (drawn == positive.unsqueeze(1)).any()
+    free = w2v_ext.sample_negatives(alias, torch.full((100_000,), -1), 8, seed=4)
+    counts = np.bincount(free.flatten().numpy(), minlength=20)
+    expected = weights / weights.sum() * free.numel()
+    chi_squared = ((counts - expected) ** 2 / expected).sum()
+    assert chi_squared < 50  # 19 degrees of freedom: above this once in 10,000
+    assert torch.equal(drawn, w2v_ext.sample_negatives(alias, positive, 8, seed=3))
+    assert not torch.equal(drawn, w2v_ext.sample_negatives(alias, positive, 8, seed=4))
+
+
+def test_negatives_when_nearly_all_noise_is_the_positive():
+    alias = w2v_ext.alias_table(torch.tensor([1.0, 1e-12, 1e-12, 0.0]))
+    drawn = w2v_ext.sample_negatives(alias, torch.zeros(500, dtype=torch.int64), 4, seed=0)
+    assert set(drawn.flatten().tolist()) == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [([], "1 to 2"), ([1.0, -1.0], "got -1 at position 1"), ([float("nan")], "position 0"), ([0.0, 0.0], "sum, got 0")],
+)
+def test_bad_noise_weights(weights, message):
+    with pytest.raises(ValueError, match=message):
+        w2v_ext.alias_table(torch.tensor(weights))
+
+
+def test_bad_positive():
+    alias = w2v_ext.alias_table(torch.ones(3))
+    with pytest.raises(IndexError, match="positive: index 3 at position 1 is out of range for 3 words"):
+        w2v_ext.sample_negatives(alias, torch.tensor([0, 3]), 2, seed=0)
+    with pytest.raises(ValueError, match="at least two words"):
+        w2v_ext.sample_negatives(w2v_ext.alias_table(torch.ones(1)), torch.tensor([0]), 2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 0}, "window: expected an integer from 1"),
+        ({"negative": 0}, "negative: expected an integer from 1"),
+        ({"lr": 0.0}, "lr: expected a positive number"),
+        ({"epoch": 2}, "epoch: expected 0 <= epoch < epochs, got 2 of 2"),
+        ({"threads": 0}, "threads: expected an integer from 1"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        train(*make_case(), **options)
+
+
+def test_weights_that_are_not_padded_are_refused():
+    weights, *rest = make_case(dim=20)
+    with pytest.raises(ValueError, match="in_weight: expected 64-byte aligned rows padded"):
+        train([w.contiguous() for w in weights], *rest)
+
+
+def test_word_out_of_range_is_named():
+    weights, ids, alias, keep = make_case()
+    ids[5] = 30
+    with pytest.raises(IndexError, match="ids: word 30 at position 5 is out of range for in_weight with 30 rows"):
+        train(weights, ids, alias, keep)
+    with pytest.raises(IndexError, match="ids: word 30"):
+        train(weights, ids, alias, keep, threads=2)

@@ -1,0 +1,161 @@
+"""The settings of a training run: one dataclass, from which the command line and the config file are made."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+SETTINGS_OF_THE_MACHINE = ("out", "threads", "device", "probe", "cache_dir", "checkpoint_minutes")
+"""Settings that may change between a run and its resumption; all others shape the result."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of ``python -m w2v_ext.train`` and :class:`w2v_ext.Trainer`; the defaults are word2vec's.
+
+    Raises:
+        ValueError: a setting of the wrong type or out of range; the message names it, the rule and the value.
+    """
+
+    corpus: tuple[str, ...] = ()
+    """Text files (plain, .gz, .xz, .zst), directories, - for standard input, or text8, which is downloaded.
+    Without it a small corpus with planted meaning is generated."""
+    out: str = "vectors"
+    """Directory of the model."""
+
+    dim: int = 100
+    """Dimension of the vectors."""
+    window: int = 5
+    """Largest distance between centre and context; the actual one is drawn from 1 to this for every centre."""
+    negative: int = 5
+    """Negative samples per centre, shared by its contexts."""
+    epochs: int = 5
+    """Passes over the corpus."""
+    sample: float = 1e-3
+    """Subsampling threshold: words more frequent than this are thinned out; 0 keeps all."""
+    lr: float = 0.025
+    """Learning rate at the start; falls linearly to a 10,000th of it."""
+    noise_power: float = 0.75
+    """Negatives are drawn in proportion to count to this power."""
+
+    tokenizer: Literal["whitespace", "word", "char", "jieba"] = "whitespace"
+    """How lines are cut into tokens; char cuts Chinese, Japanese and Korean into characters."""
+    lowercase: bool = False
+    """Lower-case the text."""
+    min_count: int = 5
+    """Words that occur less often are left out."""
+    max_vocab: int | None = None
+    """Keep at most this many words, the most frequent."""
+    errors: Literal["strict", "replace"] = "strict"
+    """On bytes that are not UTF-8, or tokens beyond 64 KiB: stop, or replace and go on."""
+
+    threads: int = 0
+    """Threads; 0 takes all cores. With 1 thread, equal seeds give bit-identical vectors."""
+    seed: int = 1
+    """Seed of every random number."""
+    device: Literal["cpu", "cuda", "auto"] = "auto"
+    """Where to train."""
+    probe: str = ""
+    """Words, separated by commas, whose neighbours are shown after each epoch."""
+    cache_dir: str | None = None
+    """Where encoded corpora are kept (default: $W2V_EXT_CACHE or ~/.cache/w2v_ext)."""
+    checkpoint_minutes: float = 10.0
+    """Save a checkpoint this often; 0 saves only when interrupted."""
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        if isinstance(self.corpus, (str, Path)):
+            object.__setattr__(self, "corpus", (str(self.corpus),))
+        object.__setattr__(self, "corpus", tuple(str(path) for path in self.corpus))
+        object.__setattr__(self, "out", str(self.out))
+        for name in ("dim", "window", "negative", "epochs", "min_count"):
+            self._check_integer(name, 1)
+        for name in ("threads", "seed"):
+            self._check_integer(name, 0)
+        if self.max_vocab is not None:
+            self._check_integer("max_vocab", 2)
+        for name, low in (("lr", None), ("sample", 0), ("noise_power", 0), ("checkpoint_minutes", 0)):
+            self._check_number(name, low)
+        for name, choices in (
+            ("tokenizer", ("whitespace", "word", "char", "jieba")),
+            ("errors", ("strict", "replace")),
+            ("device", ("cpu", "cuda", "auto")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if not isinstance(self.lowercase, bool):
+            raise ValueError(f"lowercase: expected true or false, got {self.lowercase!r}")
+
+    def _check_integer(self, name: str, low: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**63:
+            raise ValueError(f"{name}: expected an integer >= {low}, got {value!r}")
+
+    def _check_number(self, name: str, low: float | None) -> None:
+        value = getattr(self, name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or (value <= 0 if low is None else value < low):
+            raise ValueError(f"{name}: expected a number {'> 0' if low is None else f'>= {low}'}, got {value!r}")
+
+    @property
+    def num_threads(self) -> int:
+        """Threads to use: ``threads``, or every core this process may run on."""
+        if self.threads:
+            return self.threads
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    @property
+    def probe_words(self) -> list[str]:
+        """The probe words as a list."""
+        return [word.strip() for word in self.probe.split(",") if word.strip()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values; :meth:`from_dict` reads them back."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any], source: str = "settings") -> TrainConfig:
+        """Make a configuration from a mapping; unknown names are errors that name ``source``."""
+        known = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise ValueError(f"{source}: unknown setting {name!r}; known: {', '.join(known)}")
+        return cls(**settings)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> TrainConfig:
+        """Read settings from a YAML or JSON file (a model's ``config.json`` is one); dashes in names are allowed."""
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            loaded = json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
+        except (yaml.YAMLError, json.JSONDecodeError) as error:
+            raise ValueError(f"config: {path} is not valid YAML or JSON: {error}") from error
+        if loaded is None:
+            loaded = {}
+        if not isinstance(loaded, dict):
+            raise ValueError(f"config: expected {path} to hold a mapping of settings, got {type(loaded).__name__}")
+        return cls.from_dict({str(k).replace("-", "_"): _number(v) for k, v in loaded.items()}, f"config {path}")
+
+    def changed_settings(self, other: TrainConfig) -> list[str]:
+        """Names of the settings that shape the result and differ between the two."""
+        return [
+            field.name
+            for field in fields(self)
+            if field.name not in SETTINGS_OF_THE_MACHINE and getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3, which lacks the dot, as a string: take it as the number that it is."""
+    if isinstance(value, str) and value[:1] in "0123456789.+-":
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

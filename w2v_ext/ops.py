@@ -1,0 +1,213 @@
+"""The Python face of every operator: shapes, shape functions for tracing, and gradient formulas.
+
+The schemas stand in ``csrc/ops.cpp``. All of them check their arguments and raise ``ValueError`` (``IndexError`` for an
+index out of range) with the argument, the rule and what came.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._library import load_kernels
+
+load_kernels()
+_ops = torch.ops.w2v_ext
+
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def negative_sampling_loss(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    center: Tensor,
+    pos: Tensor,
+    neg: Tensor,
+    *,
+    reduction: str = "mean",
+    sparse_grad: bool = False,
+) -> Tensor:
+    r"""Skip-gram negative-sampling loss, fused with its gradient.
+
+    Per example, with v = in_weight[center] and u_x = out_weight[x] (Mikolov et al., NIPS 2013, eq. 4)::
+
+        loss = - sum_p log sigmoid(u_pos . v) - sum_k log sigmoid(-u_neg . v)
+
+    exact and finite for scores up to 1e4 and beyond: no epsilon inside the logarithm.
+
+    Args:
+        in_weight: (V, D) word vectors; float32, float64, bfloat16 or float16. Sums are taken in float32 (float64 for
+            float64). Any row stride; columns that are not contiguous are copied first.
+        out_weight: (V', D) output vectors, dtype and device of ``in_weight``.
+        center: (B,) rows of ``in_weight``, int32 or int64.
+        pos: (B,) or (B, P) rows of ``out_weight``, int32 or int64.
+        neg: (B, K) rows of ``out_weight``, int32 or int64. K may be 0.
+        reduction: ``"mean"`` over the B examples, ``"sum"``, or ``"none"``.
+        sparse_grad: gradients as coalesced COO tensors of the rows met, for ``torch.optim.SGD`` or ``SparseAdam``;
+            otherwise dense (V, D). Not available inside ``torch.compile``.
+
+    Returns:
+        A scalar, or (B,) with ``reduction="none"``; float64 for float64 weights, otherwise float32. An empty batch
+        gives 0 and a zero gradient.
+
+    Raises:
+        ValueError: a shape, dtype or device that does not fit, or an unknown ``reduction``.
+        IndexError: an index out of range (the argument, the position and the number of rows are named).
+
+    Equivalent plain PyTorch (:func:`w2v_ext.reference.negative_sampling_loss`)::
+
+        v = in_weight[center]                                                   # (B, D)
+        score = torch.einsum("bd,bkd->bk", v, out_weight[torch.cat([pos, neg], 1)])
+        loss = -F.logsigmoid(score[:, :P]).sum(1) - F.logsigmoid(-score[:, P:]).sum(1)
+    """
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction: expected one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    loss, _ = _ops.negative_sampling_loss(in_weight, out_weight, center, _two_dims(pos), neg, sparse_grad)
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return loss.sum()
+    return loss.sum() / max(loss.shape[0], 1)
+
+
+def sgns_step_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    center: Tensor,
+    pos: Tensor,
+    neg: Tensor,
+    lr: float,
+    *,
+    reduction: str = "mean",
+) -> Tensor:
+    """Forward and SGD update in one call, in place: no gradient is ever stored.
+
+    Exactly one step of plain SGD: both gradients are taken at the weights before the step, and rows that occur several
+    times get the sum. The result does not depend on the number of threads.
+
+    Args:
+        in_weight, out_weight, center, pos, neg: as in :func:`negative_sampling_loss`; rows must be contiguous, and the
+            two weights must not share memory. Any row stride.
+        lr: learning rate, a positive number.
+        reduction: the loss that is stepped on and returned, ``"mean"`` or ``"sum"`` over the B examples. word2vec's
+            own steps are those of ``"sum"``.
+
+    Returns:
+        The loss before the step, a scalar.
+
+    Equivalent plain PyTorch (:func:`w2v_ext.reference.sgns_step_`)::
+
+        loss = negative_sampling_loss(in_weight, out_weight, center, pos, neg, reduction=reduction)
+        g_in, g_out = torch.autograd.grad(loss, (in_weight, out_weight))
+        in_weight -= lr * g_in; out_weight -= lr * g_out
+    """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction: expected mean or sum, got {reduction!r}")
+    if not 0 < lr < float("inf"):
+        raise ValueError(f"lr: expected a positive number, got {lr!r}")
+    examples = max(center.shape[0], 1) if reduction == "mean" else 1
+    with torch.no_grad():
+        return _ops.sgns_step_(in_weight, out_weight, center, _two_dims(pos), neg, lr / examples).sum() / examples
+
+
+def alias_table(weights: Tensor) -> Tensor:
+    """Build an alias table, from which draws cost O(1) (Walker 1977, Vose 1991).
+
+    Args:
+        weights: (V,) non-negative numbers with a positive sum; need not be normalised. A word of weight 0 is never
+            drawn.
+
+    Returns:
+        (V, 2) int32 on the CPU: per column a threshold (the bits of a uint32) and the other word. For
+        :func:`sample_negatives` and the trainer.
+    """
+    return _ops.alias_table(weights.detach().to("cpu", torch.float64).contiguous())
+
+
+def sample_negatives(alias: Tensor, positive: Tensor, count: int, seed: int) -> Tensor:
+    """Draw negatives from the noise distribution, none equal to its row's positive.
+
+    Args:
+        alias: from :func:`alias_table`.
+        positive: (B,) words to leave out, integers; -1 leaves out none.
+        count: K, draws per row.
+        seed: the same seed gives the same draws; give every batch its own.
+
+    Returns:
+        (B, K) int64 on the CPU.
+    """
+    return _ops.sample_negatives(alias, positive.to("cpu", torch.int64).contiguous(), count, seed)
+
+
+def cpu_kernels() -> str:
+    """The instruction set of the CPU kernels in use: ``avx512``, ``avx2`` or ``portable``.
+
+    Chosen at the first call as the widest that the machine has; the environment variable ``W2V_EXT_CPU`` overrides it.
+    """
+    return _ops.cpu_kernels()
+
+
+def _two_dims(pos: Tensor) -> Tensor:
+    return pos.unsqueeze(1) if pos.dim() == 1 else pos
+
+
+def _accumulator(weight: Tensor) -> torch.dtype:
+    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+
+@torch.library.register_fake("w2v_ext::negative_sampling_loss")
+def _loss_shapes(in_weight, out_weight, center, pos, neg, sparse_grad):
+    for name, tensor in (("out_weight", out_weight), ("center", center), ("pos", pos), ("neg", neg)):
+        if tensor.device != in_weight.device:
+            raise ValueError(f"{name}: expected to be on the device of in_weight, {in_weight.device}, got {tensor.device}")
+    batch, targets = center.shape[0], pos.shape[1] + neg.shape[1]
+    return (
+        in_weight.new_empty((batch,), dtype=_accumulator(in_weight)),
+        in_weight.new_empty((batch, targets), dtype=_accumulator(in_weight)),
+    )
+
+
+@torch.library.register_fake("w2v_ext::negative_sampling_loss_backward")
+def _backward_shapes(grad_loss, coef, in_weight, out_weight, center, pos, neg):
+    return in_weight.new_empty(in_weight.shape), out_weight.new_empty(out_weight.shape)
+
+
+@torch.library.register_fake("w2v_ext::sgns_step_")
+def _step_shapes(in_weight, out_weight, center, pos, neg, step):
+    return in_weight.new_empty((center.shape[0],), dtype=_accumulator(in_weight))
+
+
+def _save_for_backward(ctx, inputs, output):
+    in_weight, out_weight, center, pos, neg, sparse_grad = inputs
+    _, coef = output
+    ctx.save_for_backward(in_weight, out_weight, center, pos, neg, coef)
+    ctx.mark_non_differentiable(coef)
+    ctx.sparse_grad = sparse_grad
+
+
+def _loss_backward(ctx, grad_loss, _grad_coef):
+    in_weight, out_weight, center, pos, neg, coef = ctx.saved_tensors
+    if not ctx.sparse_grad:
+        grads = _ops.negative_sampling_loss_backward(grad_loss, coef, in_weight, out_weight, center, pos, neg)
+        return *grads, None, None, None, None
+    in_rows, in_values, out_rows, out_values = _ops.negative_sampling_loss_backward_sparse(
+        grad_loss, coef, in_weight, out_weight, center, pos, neg
+    )
+    return _coo(in_rows, in_values, in_weight), _coo(out_rows, out_values, out_weight), None, None, None, None
+
+
+def _coo(rows: Tensor, values: Tensor, weight: Tensor) -> Tensor:
+    return torch.sparse_coo_tensor(rows.unsqueeze(0), values, weight.shape, is_coalesced=True, check_invariants=False)
+
+
+torch.library.register_autograd("w2v_ext::negative_sampling_loss", _loss_backward, setup_context=_save_for_backward)
+
+
+def _no_second_derivative(ctx, *grads):
+    raise RuntimeError(
+        "w2v_ext.negative_sampling_loss has no second derivative; use w2v_ext.reference.negative_sampling_loss for it"
+    )
+
+
+torch.library.register_autograd("w2v_ext::negative_sampling_loss_backward", _no_second_derivative)
+torch.library.register_autograd("w2v_ext::negative_sampling_loss_backward_sparse", _no_second_derivative)

@@ -1,0 +1,167 @@
+"""The same mathematics in a few lines of plain PyTorch and NumPy: what tests and benches compare the kernels with."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def negative_sampling_loss(
+    in_weight: Tensor, out_weight: Tensor, center: Tensor, pos: Tensor, neg: Tensor, *, reduction: str = "mean"
+) -> Tensor:
+    """As :func:`w2v_ext.negative_sampling_loss`; materialises the (B, P + K, D) rows. Differentiable twice."""
+    pos = pos.unsqueeze(1) if pos.dim() == 1 else pos
+    compute = torch.float64 if in_weight.dtype == torch.float64 else torch.float32
+    v = in_weight[center].to(compute)  # (B, D)
+    u = out_weight[torch.cat([pos.long(), neg.long()], dim=1)].to(compute)  # (B, P + K, D)
+    scores = torch.einsum("bd,bkd->bk", v, u)  # (B, P + K)
+    positives = pos.shape[1]
+    loss = -F.logsigmoid(scores[:, :positives]).sum(1) - F.logsigmoid(-scores[:, positives:]).sum(1)  # (B,)
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.sum() / max(len(loss), 1)
+
+
+def sgns_step_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    center: Tensor,
+    pos: Tensor,
+    neg: Tensor,
+    lr: float,
+    *,
+    reduction: str = "mean",
+) -> Tensor:
+    """As :func:`w2v_ext.sgns_step_`: autograd's gradient, then one step of plain SGD, in place."""
+    leaves = [w.detach().clone().requires_grad_() for w in (in_weight, out_weight)]
+    loss = negative_sampling_loss(*leaves, center, pos, neg, reduction=reduction)
+    grads = torch.autograd.grad(loss, leaves)
+    with torch.no_grad():
+        for weight, grad in zip((in_weight, out_weight), grads, strict=True):
+            weight -= lr * grad
+    return loss.detach()
+
+
+def skipgram_softmax_loss(
+    in_weight: np.ndarray, out_weight: np.ndarray, center: np.ndarray, context: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Skip-gram with the full softmax over the vocabulary (Mikolov et al., NIPS 2013, eq. 2), in NumPy.
+
+    Args:
+        in_weight, out_weight: (V, D) and (V', D), float64 recommended.
+        center, context: (B,) integers, rows of ``in_weight`` and ``out_weight``.
+
+    Returns:
+        The mean of ``-log softmax(out_weight @ v)[context]`` and its gradients (V, D) and (V', D).
+    """
+    v = in_weight[center]  # (B, D)
+    scores = v @ out_weight.T  # (B, V')
+    scores = scores - scores.max(axis=1, keepdims=True)
+    log_probability = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    rows = np.arange(len(center))
+    slope = np.exp(log_probability)
+    slope[rows, context] -= 1
+    slope /= len(center)
+    grad_in = np.zeros_like(in_weight)
+    np.add.at(grad_in, center, slope @ out_weight)
+    return float(-log_probability[rows, context].mean()), grad_in, slope.T @ v
+
+
+# ---- an epoch of the trainer, draw for draw ------------------------------------------------------------------------
+
+_MASK32, _MASK64 = 2**32 - 1, 2**64 - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def sentence_key(seed: int, epoch: int, offset: int) -> int:
+    """Philox4x32-10 of counter (offset, epoch, 0) and key seed: the 64-bit key of the sentence at ``ids[offset]``."""
+    c = [offset & _MASK32, offset >> 32, epoch, 0]
+    k0, k1 = seed & _MASK32, seed >> 32
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(p1 >> 32) ^ c[1] ^ k0, p1 & _MASK32, (p0 >> 32) ^ c[3] ^ k1, p0 & _MASK32]
+        k0, k1 = (k0 + 0x9E3779B9) & _MASK32, (k1 + 0xBB67AE85) & _MASK32
+    return c[1] << 32 | c[0]
+
+
+def mix64(x: int) -> int:
+    """SplitMix64's finaliser."""
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK64
+    return x ^ (x >> 31)
+
+
+def draw(key: int, i: int) -> int:
+    """Draw i of a sentence: 64 random bits."""
+    return mix64((key + (i + 1) * _GOLDEN) & _MASK64)
+
+
+def sample_negative(alias: np.ndarray, bits: int, positive: int) -> int:
+    """A word from the alias table (V, 2) uint32, redrawn until it differs from ``positive``."""
+    vocab_size = len(alias)
+
+    def pick(bits: int) -> int:
+        column = (bits >> 32) * vocab_size >> 32
+        return column if bits & _MASK32 < alias[column, 0] else int(alias[column, 1])
+
+    word, attempt = pick(bits), 1
+    while word == positive:
+        bits = mix64((bits + _GOLDEN) & _MASK64)
+        word = pick(bits) if attempt < 8 else (positive + 1 + ((bits >> 32) * (vocab_size - 1) >> 32)) % vocab_size
+        attempt += 1
+    return word
+
+
+def train_sgns_(
+    in_weight: np.ndarray,
+    out_weight: np.ndarray,
+    ids: np.ndarray,
+    alias: np.ndarray,
+    keep: np.ndarray,
+    *,
+    window: int,
+    negative: int,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    lr: float,
+) -> tuple[float, int, int]:
+    """One epoch of the trainer in NumPy, in place, draw for draw as the kernels do it with one thread.
+
+    Args:
+        in_weight, out_weight: (V, D) float64.
+        ids: (N,) sentences of word ids, each closed by -1.
+        alias: (V, 2) uint32; keep: (V,) uint32 thresholds.
+        window, negative, seed, epoch, epochs, lr: as in ``train_sgns_``.
+
+    Returns:
+        The loss summed over pairs, the number of pairs, and of words after subsampling.
+    """
+    loss, pairs, words, start = 0.0, 0, 0, 0
+    slots = 1 + negative
+    for end in np.flatnonzero(ids < 0):
+        sentence, offset, start = ids[start:end].tolist(), start, int(end) + 1
+        key = sentence_key(seed, epoch, offset)
+        at = [i for i, word in enumerate(sentence) if draw(key, i * slots) >> 32 <= keep[word]]
+        words += len(at)
+        rate = lr * max(1 - (len(ids) * epoch + offset) / (len(ids) * epochs), 1e-4)
+        for j, i in enumerate(at):
+            reach = 1 + ((draw(key, i * slots) & _MASK32) * window >> 32)
+            context = [sentence[at[c]] for c in range(max(0, j - reach), min(len(at), j + reach + 1)) if c != j]
+            center = sentence[i]
+            outputs = [center] + [
+                sample_negative(alias, draw(key, i * slots + k), center) for k in range(1, slots)
+            ]  # fmt: skip
+            if not context:
+                continue
+            v, u = in_weight[context], out_weight[outputs]  # (M, D), (1 + K, D)
+            sign = np.where(np.arange(slots) == 0, -1.0, 1.0)
+            t = (v @ u.T) * sign  # (M, 1 + K)
+            loss += float(np.logaddexp(0, t).sum())
+            pairs += len(context)
+            coef = -rate * sign * np.exp(-np.logaddexp(0, -t))  # the slope in t is sigmoid(t)
+            np.add.at(in_weight, context, coef @ u)
+            np.add.at(out_weight, outputs, coef.T @ v)
+    return loss, pairs, words
