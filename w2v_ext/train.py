@@ -1,0 +1,226 @@
+"""``python -m w2v_ext.train``: from text files to a directory of word vectors."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import tyro
+from tqdm import tqdm
+
+from .config import TrainConfig
+from .corpus import Corpus, CorpusOptions, prepare_corpus
+from .download import DownloadError, cache_directory, text8_path
+from .formats import save_model
+from .keyedvectors import KeyedVectors
+from .synthetic import BUILTIN_PROBES, write_builtin_corpus
+from .trainer import CHECKPOINT, Interrupted, Trainer, TrainingError
+
+DESCRIPTION = """Train word vectors: skip-gram with negative sampling, on all cores.
+
+DIR receives model.safetensors, vocab.tsv, config.json and metrics.json. Without --corpus a small corpus with planted
+meaning is generated, learnt in seconds, and its nearest neighbours are shown. Settings can also stand in a YAML or JSON
+file (--config FILE); flags win over it."""
+
+
+@dataclass(frozen=True)
+class CommandLine(TrainConfig):
+    """The settings and what only the command line has."""
+
+    config: str | None = None
+    """YAML or JSON file of settings; a model's config.json is one."""
+    resume: bool = False
+    """Go on from the checkpoint in DIR."""
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig, bool]:
+    """Read flags and config file: the settings, and whether to resume.
+
+    Raises:
+        ValueError: a setting that does not hold, or a config file that cannot be read as one.
+        SystemExit: on --help (0) and on flags that cannot be parsed (2).
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    given, _ = finder.parse_known_args(arguments)
+    base = TrainConfig.from_file(given.config) if given.config else TrainConfig()
+    line = tyro.cli(
+        tyro.conf.FlagCreatePairsOff[CommandLine],
+        args=arguments,
+        prog="python -m w2v_ext.train",
+        description=DESCRIPTION,
+        default=CommandLine(**base.__dict__, config=given.config),
+    )
+    settings = {name: value for name, value in line.__dict__.items() if name not in ("config", "resume")}
+    return TrainConfig(**settings), line.resume
+
+
+def builtin_corpus(cache_dir: Path | None = None) -> Path:
+    """The generated corpus as a file in the cache, written the first time."""
+    path = (cache_dir or cache_directory()) / "builtin-1.txt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            write_builtin_corpus(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def open_corpus(config: TrainConfig, progress: bool = True) -> Corpus:
+    """Find, download or generate the text, and encode it (or map the encoded copy of an earlier run)."""
+    cache = Path(config.cache_dir) if config.cache_dir else None
+    sources: list[str | Path] = []
+    for source in config.corpus or ("builtin",):
+        if source == "builtin" and not config.corpus:
+            sources.append(builtin_corpus(cache))
+        elif source == "text8" and not Path(source).exists():
+            sources.append(text8_path(cache, progress=progress))
+        else:
+            sources.append(source)
+    options = CorpusOptions(
+        tokenizer=config.tokenizer,
+        lowercase=config.lowercase,
+        min_count=config.min_count,
+        max_vocab=config.max_vocab,
+        errors=config.errors,
+    )
+    with tqdm(desc="reading", unit="B", unit_scale=True, disable=None if progress else True, leave=False) as bar:
+
+        def show(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return prepare_corpus(
+            sources,
+            options,
+            cache_dir=cache / "corpora" if cache else None,
+            threads=config.num_threads,
+            progress=show,
+        )
+
+
+def run(config: TrainConfig, *, resume: bool = False, out: TextIO = sys.stdout) -> KeyedVectors:
+    """Train as the command line does: prepare the corpus, train, show probes, save to ``config.out``.
+
+    Args:
+        config: the settings.
+        resume: go on from the checkpoint in ``config.out``.
+        out: where the report is written.
+
+    Returns:
+        The word vectors.
+    """
+    directory = Path(config.out)
+    check_writable(directory)
+    started = time.perf_counter()
+    corpus = open_corpus(config)
+    prepare_seconds = time.perf_counter() - started
+    builtin = not config.corpus
+    probes = config.probe_words or (list(BUILTIN_PROBES) if builtin else [])
+    trainer = Trainer(corpus, config)
+    print(
+        f"corpus: {corpus.num_tokens:,} words, {len(corpus.vocab):,} distinct"
+        f"{' (generated; give --corpus FILE for your own)' if builtin else ''}, ready in {prepare_seconds:.2f} s",
+        file=out,
+    )
+    if resume:
+        trainer.load_checkpoint(directory)
+        print(f"resumed at epoch {trainer.state.epoch + 1}, {trainer.words_done:,} words", file=out)
+    elif (directory / CHECKPOINT).exists():
+        print(f"note: {directory / CHECKPOINT} is of an unfinished run; starting anew (--resume goes on)", file=out)
+
+    with tqdm(total=trainer.total_words, unit=" words", unit_scale=True, disable=None) as bar:
+        bar.update(trainer.words_done)
+        bar.unpause()
+
+        def on_progress(t: Trainer) -> None:
+            bar.set_postfix_str(f"loss {t.loss:.4f}, lr {t.lr:.5f}", refresh=False)
+            bar.update(t.words_done - bar.n)
+
+        def on_epoch(t: Trainer) -> None:
+            rate = t.words_done / max(t.state.train_seconds, 1e-9)
+            bar.write(
+                f"epoch {t.state.epoch}/{config.epochs}  loss {t.loss:.4f}  lr {t.lr:.5f}  "
+                f"{rate / 1e6:.2f} M words/s",
+                file=out,
+            )
+            for line in neighbours(t.keyed_vectors(), probes) if probes else []:
+                bar.write(line, file=out)
+
+        trainer.fit(on_progress=on_progress, on_epoch=on_epoch, checkpoint_dir=directory)
+
+    metrics = {"prepare_seconds": prepare_seconds, **trainer.metrics()}
+    save_model(
+        directory,
+        trainer.in_weight.contiguous(),
+        trainer.out_weight.contiguous(),
+        corpus.vocab.words,
+        corpus.vocab.counts,
+        config.to_dict(),
+        metrics,
+    )
+    (directory / CHECKPOINT).unlink(missing_ok=True)
+    print(
+        f"trained {trainer.total_words:,} words in {metrics['train_seconds']:.2f} s "
+        f"({metrics['raw_words_per_second'] / 1e6:.2f} M words/s, {config.num_threads} threads, "
+        f"{metrics['cpu_kernels']}); saved to {directory}",
+        file=out,
+    )
+    return trainer.keyed_vectors()
+
+
+def neighbours(vectors: KeyedVectors, words: Sequence[str], topn: int = 5) -> list[str]:
+    """One line per word: its nearest neighbours, or that it is not in the vocabulary."""
+    lines = []
+    for word in words:
+        if word in vectors:
+            near = ", ".join(f"{other} {score:.2f}" for other, score in vectors.most_similar(word, topn=topn))
+        else:
+            near = "(not in the vocabulary)"
+        lines.append(f"  {word:>12}: {near}")
+    return lines
+
+
+def check_writable(directory: Path) -> None:
+    """Make the output directory and try to write in it, before hours are spent.
+
+    Raises:
+        OSError: the directory cannot be made or written to; the message names it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"out: cannot write to {directory}: {error.strerror or error}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; gives its exit status: 0, 2 for bad input, 130 when interrupted."""
+    try:
+        config, resume = parse_arguments(arguments)
+        run(config, resume=resume)
+    except Interrupted as stop:
+        print(f"\n{stop}; go on with the same command and --resume", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError, TrainingError, DownloadError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""The training loop on the direct path: slices of the mapped corpus go to the in-place kernel, one after the other.
+
+The kernel's draws and learning rate depend on the place in the corpus alone, so where a slice ends changes nothing: with
+one thread a run that was interrupted and resumed gives the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import ops
+from .config import TrainConfig
+from .corpus import Corpus
+from .keyedvectors import KeyedVectors
+
+CHECKPOINT = "checkpoint.safetensors"
+_ROW_FLOATS = 16  # rows are padded to 64 bytes, a cache line and the widest vector
+_SLICE_SECONDS = 0.2  # between two looks at the clock, the keyboard and the progress bar
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to change."""
+
+
+class Interrupted(Exception):
+    """Training was stopped by Ctrl-C; the checkpoint it names is complete."""
+
+    def __init__(self, checkpoint: Path | None) -> None:
+        super().__init__(f"interrupted; checkpoint in {checkpoint}" if checkpoint else "interrupted")
+        self.checkpoint = checkpoint
+
+
+@dataclass
+class TrainState:
+    """How far a run is, and what it has summed up."""
+
+    epoch: int = 0
+    position: int = 0  # in corpus.ids, within the epoch
+    epoch_loss: float = 0.0  # sums over this epoch so far
+    epoch_pairs: int = 0
+    words: int = 0  # words trained on, after subsampling
+    train_seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)  # mean per pair, of each finished epoch
+
+
+def padded_weight(vocab_size: int, dim: int) -> Tensor:
+    """A zero (V, D) float32 view whose rows start on 64-byte boundaries, as the in-place kernels want them."""
+    stride = -(-dim // _ROW_FLOATS) * _ROW_FLOATS
+    buffer = torch.zeros(vocab_size * stride + _ROW_FLOATS)
+    offset = -(buffer.data_ptr() // 4) % _ROW_FLOATS
+    return buffer[offset : offset + vocab_size * stride].view(vocab_size, stride)[:, :dim]
+
+
+def keep_thresholds(probabilities: np.ndarray) -> Tensor:
+    """(V,) int32 with the bits of uint32 thresholds: 32 random bits are at most this with the given probability."""
+    scaled = np.clip(np.rint(np.asarray(probabilities, np.float64) * 2.0**32) - 1, 0, 2**32 - 1)
+    return torch.from_numpy(scaled.astype(np.uint32).view(np.int32))
+
+
+class Trainer:
+    """Trains skip-gram vectors with negative sampling on an encoded corpus.
+
+    Args:
+        corpus: from :func:`w2v_ext.prepare_corpus`.
+        config: the settings; ``corpus``, ``tokenizer`` and the other settings of the text are not used here.
+
+    Attributes:
+        in_weight, out_weight: (V, D) float32, updated in place by :meth:`fit`.
+        state: how far the run is.
+
+    Example::
+
+        corpus = w2v_ext.prepare_corpus("text.txt")
+        trainer = w2v_ext.Trainer(corpus, w2v_ext.TrainConfig(dim=100, epochs=5))
+        trainer.fit()
+        vectors = trainer.keyed_vectors()
+    """
+
+    def __init__(self, corpus: Corpus, config: TrainConfig) -> None:
+        if config.device == "cuda":
+            raise TrainingError("device: training on cuda is not available in this version; use --device cpu")
+        vocab = corpus.vocab
+        if len(vocab) - vocab.num_specials < 2:
+            raise ValueError(f"corpus: expected at least two words in the vocabulary, got {len(vocab)}")
+        self.corpus, self.config, self.state = corpus, config, TrainState()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self._ids = torch.from_numpy(np.asarray(corpus.ids))  # never written to
+        self._alias = ops.alias_table(torch.from_numpy(vocab.noise_distribution(config.noise_power)))
+        self._keep = keep_thresholds(vocab.keep_probabilities(config.sample))
+        generator = torch.Generator().manual_seed(config.seed)
+        self.in_weight = padded_weight(len(vocab), config.dim)
+        self.out_weight = padded_weight(len(vocab), config.dim)
+        self.in_weight.uniform_(-0.5 / config.dim, 0.5 / config.dim, generator=generator)
+        if vocab.num_specials:
+            self.in_weight[0] = 0  # <PAD>
+        self._stop = False
+
+    @property
+    def total_words(self) -> int:
+        """Words of the whole run, before subsampling."""
+        return self.corpus.num_tokens * self.config.epochs
+
+    @property
+    def words_done(self) -> int:
+        """Words read so far, before subsampling (interpolated within an epoch)."""
+        done = self.state.epoch + self.state.position / max(len(self._ids), 1)
+        return int(self.corpus.num_tokens * done)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate at this point of the run."""
+        done = (self.state.epoch + self.state.position / max(len(self._ids), 1)) / self.config.epochs
+        return self.config.lr * max(1 - done, 1e-4)
+
+    @property
+    def loss(self) -> float:
+        """Mean loss per pair of the current epoch so far, or of the last one at an epoch's end."""
+        if self.state.epoch_pairs:
+            return self.state.epoch_loss / self.state.epoch_pairs
+        return self.state.losses[-1] if self.state.losses else (self.config.negative + 1) * float(np.log(2))
+
+    def fit(
+        self,
+        *,
+        on_progress: Callable[[Trainer], None] | None = None,
+        on_epoch: Callable[[Trainer], None] | None = None,
+        checkpoint_dir: str | Path | None = None,
+    ) -> Trainer:
+        """Train to the end of the last epoch.
+
+        Args:
+            on_progress: called a few times a second with this trainer.
+            on_epoch: called after each epoch.
+            checkpoint_dir: where to save a checkpoint on Ctrl-C and every ``config.checkpoint_minutes``.
+
+        Raises:
+            Interrupted: after Ctrl-C, with the checkpoint saved.
+            TrainingError: the loss is no longer finite; the last checkpoint is kept.
+        """
+        state, config = self.state, self.config
+        ids_per_slice, last_save = 1 << 18, time.monotonic()
+        with _StopOnInterrupt(self):
+            while state.epoch < config.epochs:
+                end = min(state.position + ids_per_slice, len(self._ids))
+                seconds = self._train_slice(end)
+                ids_per_slice = int(min(max(ids_per_slice * _SLICE_SECONDS / max(seconds, 1e-3), 1 << 14), 1 << 28))
+                if end == len(self._ids):
+                    self._finish_epoch()
+                    if on_epoch is not None:
+                        on_epoch(self)
+                if on_progress is not None:
+                    on_progress(self)
+                due = config.checkpoint_minutes and time.monotonic() - last_save > 60 * config.checkpoint_minutes
+                if checkpoint_dir is not None and state.epoch < config.epochs and (self._stop or due):
+                    self.save_checkpoint(checkpoint_dir)
+                    last_save = time.monotonic()
+                if self._stop and state.epoch < config.epochs:
+                    raise Interrupted(Path(checkpoint_dir) / CHECKPOINT if checkpoint_dir is not None else None)
+        return self
+
+    def _train_slice(self, end: int) -> float:
+        state, config = self.state, self.config
+        start = time.perf_counter()
+        loss, pairs, words = torch.ops.w2v_ext.train_sgns_(
+            self.in_weight, self.out_weight, self._ids, self._alias, self._keep, config.window, config.negative,
+            config.seed, state.epoch, config.epochs, config.lr, state.position, end, config.num_threads,
+        ).tolist()  # fmt: skip
+        seconds = time.perf_counter() - start
+        state.train_seconds += seconds
+        state.position = end
+        state.epoch_loss += loss
+        state.epoch_pairs += int(pairs)
+        state.words += int(words)
+        if not np.isfinite(loss):
+            raise TrainingError(
+                f"lr: the loss became {loss} in epoch {state.epoch + 1}; the vectors have diverged, try a learning rate "
+                f"below {config.lr}"
+            )
+        return seconds
+
+    def _finish_epoch(self) -> None:
+        state = self.state
+        state.losses.append(state.epoch_loss / state.epoch_pairs if state.epoch_pairs else 0.0)
+        state.epoch += 1
+        state.position, state.epoch_loss, state.epoch_pairs = 0, 0.0, 0
+
+    def keyed_vectors(self) -> KeyedVectors:
+        """The word vectors trained so far, as a copy."""
+        return KeyedVectors(self.corpus.vocab.words, self.in_weight.numpy().copy(), counts=self.corpus.vocab.counts)
+
+    def metrics(self) -> dict:
+        """Speed and loss of the run; rates are per second of wall time in :meth:`fit`."""
+        seconds = max(self.state.train_seconds, 1e-9)
+        return {
+            "raw_words_per_second": self.words_done / seconds,
+            "trained_words_per_second": self.state.words / seconds,
+            "train_seconds": self.state.train_seconds,
+            "loss": list(self.state.losses),
+            "vocab_size": len(self.corpus.vocab),
+            "raw_words": self.corpus.num_tokens,
+            "threads": self.config.num_threads,
+            "cpu_kernels": ops.cpu_kernels(),
+            "torch": torch.__version__,
+        }
+
+    # ---- checkpoints --------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, directory: str | Path) -> Path:
+        """Write weights, state and settings to one file, under a temporary name first; gives its path."""
+        path = Path(directory) / CHECKPOINT
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{CHECKPOINT}.{os.getpid()}")
+        metadata = {
+            "state": json.dumps(asdict(self.state)),
+            "config": json.dumps(self.config.to_dict()),
+            "corpus": json.dumps(self._fingerprint()),
+        }
+        try:
+            weights = {"in_weight": self.in_weight.contiguous(), "out_weight": self.out_weight.contiguous()}
+            save_file(weights, temporary, metadata)
+            os.replace(temporary, path)
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"cannot write the checkpoint {path}: {error}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    def load_checkpoint(self, directory: str | Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            FileNotFoundError: the directory holds none.
+            ValueError: the file is damaged, or was made with other settings (they are named) or another corpus.
+        """
+        path = Path(directory) / CHECKPOINT
+        if not path.exists():
+            raise FileNotFoundError(f"resume: no checkpoint to go on from: {path} does not exist")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                state = TrainState(**json.loads(metadata["state"]))
+                saved = TrainConfig.from_dict(json.loads(metadata["config"]), str(path))
+                fingerprint = json.loads(metadata["corpus"])
+                weights = {name: file.get_tensor(name) for name in ("in_weight", "out_weight")}
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            raise ValueError(f"resume: {path} is not a complete checkpoint: {error}") from error
+        for name in self.config.changed_settings(saved):
+            raise ValueError(
+                f"resume: setting {name!r} has changed: the checkpoint {path} was made with {getattr(saved, name)!r}, "
+                f"now it is {getattr(self.config, name)!r}"
+            )
+        if fingerprint != self._fingerprint():
+            raise ValueError(f"resume: the corpus has changed since the checkpoint {path} was made")
+        for name, weight in (("in_weight", self.in_weight), ("out_weight", self.out_weight)):
+            if weights[name].shape != weight.shape:
+                raise ValueError(f"resume: {path}: {name} has shape {tuple(weights[name].shape)}, not {tuple(weight.shape)}")
+            weight.copy_(weights[name])
+        self.state = state
+
+    def _fingerprint(self) -> dict:
+        vocab = self.corpus.vocab
+        return {
+            "ids": len(self._ids),
+            "num_tokens": int(self.corpus.num_tokens),
+            "vocab_size": len(vocab),
+            "counts": int(np.sum(vocab.counts * np.arange(1, len(vocab) + 1), dtype=np.uint64) % 2**53),
+        }
+
+
+class _StopOnInterrupt:
+    """Turns the first Ctrl-C into a request to stop at the end of the slice; the second one interrupts at once."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def __enter__(self) -> None:
+        self._trainer._stop = False
+        self._previous = None
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._request)
+
+    def _request(self, *_: object) -> None:
+        self._trainer._stop = True
+        signal.signal(signal.SIGINT, self._previous)
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
