@@ -185,7 +185,7 @@ def _copy(response: BinaryIO, file: BinaryIO, start: int, total: int | None, nam
         unit_scale=True,
         unit_divisor=1024,
         desc=name.removesuffix(".part"),
-        disable=not progress,
+        disable=None if progress else True,  # None: only on a terminal
     ) as bar:
         while chunk := response.read(_CHUNK):
             file.write(chunk)

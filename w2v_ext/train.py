@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from .config import TrainConfig
 from .corpus import Corpus, CorpusOptions, prepare_corpus
-from .download import DownloadError, cache_directory, text8_path
+from .download import DownloadError, text8_path
 from .formats import save_model
 from .keyedvectors import KeyedVectors
-from .synthetic import BUILTIN_PROBES, write_builtin_corpus
+from .synthetic import BUILTIN_PROBES, builtin_corpus_path
 from .trainer import CHECKPOINT, Interrupted, Trainer, TrainingError
 
 DESCRIPTION = """Train word vectors: skip-gram with negative sampling, on all cores.
@@ -61,27 +61,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig
     return TrainConfig(**settings), line.resume
 
 
-def builtin_corpus(cache_dir: Path | None = None) -> Path:
-    """The generated corpus as a file in the cache, written the first time."""
-    path = (cache_dir or cache_directory()) / "builtin-1.txt"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            write_builtin_corpus(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return path
-
-
 def open_corpus(config: TrainConfig, progress: bool = True) -> Corpus:
     """Find, download or generate the text, and encode it (or map the encoded copy of an earlier run)."""
     cache = Path(config.cache_dir) if config.cache_dir else None
     sources: list[str | Path] = []
     for source in config.corpus or ("builtin",):
         if source == "builtin" and not config.corpus:
-            sources.append(builtin_corpus(cache))
+            sources.append(builtin_corpus_path(cache))
         elif source == "text8" and not Path(source).exists():
             sources.append(text8_path(cache, progress=progress))
         else:
@@ -108,17 +94,18 @@ def open_corpus(config: TrainConfig, progress: bool = True) -> Corpus:
         )
 
 
-def run(config: TrainConfig, *, resume: bool = False, out: TextIO = sys.stdout) -> KeyedVectors:
+def run(config: TrainConfig, *, resume: bool = False, out: TextIO | None = None) -> KeyedVectors:
     """Train as the command line does: prepare the corpus, train, show probes, save to ``config.out``.
 
     Args:
         config: the settings.
         resume: go on from the checkpoint in ``config.out``.
-        out: where the report is written.
+        out: where the report is written (default: standard output).
 
     Returns:
         The word vectors.
     """
+    out = out or sys.stdout
     directory = Path(config.out)
     check_writable(directory)
     started = time.perf_counter()
@@ -169,13 +156,17 @@ def run(config: TrainConfig, *, resume: bool = False, out: TextIO = sys.stdout) 
         metrics,
     )
     (directory / CHECKPOINT).unlink(missing_ok=True)
+    vectors = trainer.keyed_vectors()
+    if builtin:
+        (queen, _), *_ = vectors.most_similar(["king", "woman"], ["man"], topn=1)
+        print(f"  king - man + woman = {queen}", file=out)
     print(
         f"trained {trainer.total_words:,} words in {metrics['train_seconds']:.2f} s "
         f"({metrics['raw_words_per_second'] / 1e6:.2f} M words/s, {config.num_threads} threads, "
         f"{metrics['cpu_kernels']}); saved to {directory}",
         file=out,
     )
-    return trainer.keyed_vectors()
+    return vectors
 
 
 def neighbours(vectors: KeyedVectors, words: Sequence[str], topn: int = 5) -> list[str]:

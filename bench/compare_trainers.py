@@ -1,0 +1,171 @@
+"""Speed and quality of the trainer beside gensim's, at the same settings, in the same run.
+
+    python bench/compare_trainers.py --corpus imdb.txt --eval-dir eval --seeds 3 --out bench/results/trainer-cpu.json
+
+Each side trains in a process of its own, in turns (A B A B ...), so that a drift of the machine meets both. Speed is raw
+words (in the vocabulary, before subsampling) per second of training wall time, without reading and vocabulary. Quality
+is judged by gensim's own evaluators for both: Spearman on WS353 and SimLex-999, accuracy on the analogies
+(restrict_vocab 30,000). Needs the `bench` extra; `--eval-dir` holds EN-WS-353-ALL.txt, EN-SIMLEX-999.txt and
+questions-words.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SETTINGS = {"dim": 100, "window": 5, "negative": 5, "sample": 1e-3, "min_count": 5, "lr": 0.025}
+
+
+def train_gensim(corpus: str, epochs: int, threads: int, seed: int, settings: dict, vectors: str) -> dict:
+    """Train gensim's skip-gram; its own rate excludes building the vocabulary."""
+    from gensim.models import Word2Vec
+
+    model = Word2Vec(
+        sg=1,
+        vector_size=settings["dim"],
+        window=settings["window"],
+        negative=settings["negative"],
+        sample=settings["sample"],
+        min_count=settings["min_count"],
+        alpha=settings["lr"],
+        workers=threads,
+        seed=seed,
+    )
+    model.build_vocab(corpus_file=corpus)
+    words = int(sum(model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key))
+    start = time.perf_counter()
+    model.train(corpus_file=corpus, total_words=model.corpus_total_words, total_examples=model.corpus_count, epochs=epochs)
+    seconds = time.perf_counter() - start
+    model.wv.save_word2vec_format(vectors, binary=True)
+    return {"words_per_second": words * epochs / seconds, "seconds": seconds}
+
+
+def train_w2v_ext(corpus: str, epochs: int, threads: int, seed: int, settings: dict, vectors: str) -> dict:
+    """Train this library's skip-gram."""
+    import w2v_ext
+
+    config = w2v_ext.TrainConfig(
+        **{k: v for k, v in settings.items() if k != "min_count"},
+        min_count=settings["min_count"],
+        epochs=epochs,
+        threads=threads,
+        seed=seed,
+    )
+    encoded = w2v_ext.prepare_corpus(corpus, w2v_ext.CorpusOptions(min_count=settings["min_count"]))
+    trainer = w2v_ext.Trainer(encoded, config)
+    start = time.perf_counter()
+    trainer.fit()
+    seconds = time.perf_counter() - start
+    trainer.keyed_vectors().save_word2vec_format(vectors, binary=True)
+    return {
+        "words_per_second": encoded.num_tokens * epochs / seconds,
+        "seconds": seconds,
+        "loss": trainer.state.losses,
+        "kernels": w2v_ext.cpu_kernels(),
+    }
+
+
+SIDES = {"gensim": train_gensim, "w2v_ext": train_w2v_ext}
+
+
+def quality(vectors: str, eval_dir: Path) -> dict:
+    """WS353, SimLex and analogies of a word2vec binary file, by gensim."""
+    from gensim.models import KeyedVectors
+
+    kv = KeyedVectors.load_word2vec_format(vectors, binary=True)
+    return {
+        "ws353": float(kv.evaluate_word_pairs(eval_dir / "EN-WS-353-ALL.txt")[1][0]),
+        "simlex": float(kv.evaluate_word_pairs(eval_dir / "EN-SIMLEX-999.txt")[1][0]),
+        "analogies": float(kv.evaluate_word_analogies(eval_dir / "questions-words.txt", restrict_vocab=30_000)[0]),
+    }
+
+
+def machine() -> dict:
+    """What the figures were measured on."""
+    import gensim
+    import torch
+
+    import w2v_ext
+
+    cpu = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "kernels": w2v_ext.cpu_kernels(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gensim": gensim.__version__,
+        "w2v_ext": w2v_ext.__version__,
+        "commit": commit,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def spread(values: list[float]) -> dict:
+    """Median, extremes and mean."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "mean": statistics.fmean(values)}
+
+
+def main() -> None:
+    """Run the comparison and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", required=True)
+    parser.add_argument("--eval-dir", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dim", type=int, default=100)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    settings = {**SETTINGS, "dim": args.dim}
+    if args.worker:
+        side, seed, vectors = json.loads(args.worker)
+        print(json.dumps(SIDES[side](args.corpus, args.epochs, args.threads, seed, settings, vectors)))
+        return
+
+    runs: dict[str, list[dict]] = {side: [] for side in SIDES}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(1, args.seeds + 1):
+            for side in SIDES:
+                vectors = str(Path(folder) / f"{side}-{seed}.bin")
+                worker = [*sys.argv, "--worker", json.dumps([side, seed, vectors])]
+                done = subprocess.run([sys.executable, *worker], stdout=subprocess.PIPE, text=True, check=True)
+                run = {"seed": seed, **json.loads(done.stdout.splitlines()[-1])}
+                if args.eval_dir:
+                    run |= quality(vectors, args.eval_dir)
+                runs[side].append(run)
+                print(side, json.dumps(run), file=sys.stderr, flush=True)
+
+    ratios = [o["words_per_second"] / g["words_per_second"] for o, g in zip(runs["w2v_ext"], runs["gensim"], strict=True)]
+    summary = {"ratio": spread(ratios)}
+    for side, results in runs.items():
+        keys = [k for k in ("words_per_second", "ws353", "simlex", "analogies") if k in results[0]]
+        summary[side] = {key: spread([r[key] for r in results]) for key in keys}
+    report = {
+        "machine": machine(),
+        "settings": {**settings, "epochs": args.epochs, "threads": args.threads},
+        "summary": summary,
+        "runs": runs,
+    }
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(summary, indent=1))
+
+
+if __name__ == "__main__":
+    main()

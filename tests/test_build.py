@@ -1,0 +1,60 @@
+"""What the compiled parts may and may not depend on."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import w2v_ext
+
+PACKAGE = Path(w2v_ext.__file__).parent
+
+
+def undefined_symbols(pattern: str) -> str:
+    (built,) = PACKAGE.glob(pattern)
+    if shutil.which("nm") is None:
+        pytest.skip("needs nm from binutils")
+    done = subprocess.run(["nm", "-DC", "--undefined-only", built], capture_output=True, text=True, check=True)
+    assert done.stdout
+    return done.stdout
+
+
+def test_kernels_use_only_the_stable_abi():
+    symbols = undefined_symbols("_kernels.abi3.so")
+    assert "aoti_torch_" in symbols  # the stable C interface is there
+    for unstable in ("at::", "c10::", "torch::", "caffe2::"):
+        assert unstable not in symbols, f"the kernels refer to {unstable} symbols, which differ between releases"
+
+
+def test_kernels_are_tied_to_no_python_version():
+    assert " Py" not in undefined_symbols("_kernels.abi3.so")
+
+
+def test_text_module_knows_nothing_of_torch():
+    symbols = undefined_symbols("_text.*.so")
+    assert "PyInit" not in symbols
+    assert "torch" not in symbols
+    assert "c10::" not in symbols
+
+
+def test_missing_kernels_are_a_helpful_error(tmp_path):
+    copy = tmp_path / "w2v_ext"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("_kernels*", "__pycache__"))
+    done = subprocess.run([sys.executable, "-c", "import w2v_ext"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "ImportError: w2v_ext: the compiled kernels are missing from" in done.stderr
+    assert "pip install -e ." in done.stderr
+
+
+def test_importing_needs_no_optional_package_and_no_network():
+    code = (
+        "import socket, sys\n"
+        "def refuse(*a, **k): raise AssertionError('network at import')\n"
+        "socket.socket.connect = refuse\n"
+        "for name in ('gensim', 'scipy', 'matplotlib', 'sklearn', 'tensorboard', 'jieba'): sys.modules[name] = None\n"
+        "import w2v_ext, w2v_ext.train\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,89 @@
+"""The settings: defaults, bad values, config files, and flags over files."""
+
+import json
+
+import pytest
+
+from w2v_ext import TrainConfig
+from w2v_ext.train import parse_arguments
+
+
+@pytest.mark.parametrize("name", ["dim", "window", "negative", "epochs", "min_count"])
+@pytest.mark.parametrize("value", [0, -3, 1.5, "ten", True, None])
+def test_positive_integers(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: expected an integer >= 1, got {value!r}"):
+        TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "fast", True])
+def test_learning_rate(value):
+    with pytest.raises(ValueError, match=f"^lr: expected a number > 0, got {value!r}"):
+        TrainConfig(lr=value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sample": -1e-3}, "sample: expected a number >= 0, got -0.001"),
+        ({"threads": -1}, "threads: expected an integer >= 0, got -1"),
+        ({"max_vocab": 1}, "max_vocab: expected an integer >= 2, got 1"),
+        ({"device": "tpu"}, "device: expected one of cpu, cuda, auto, got 'tpu'"),
+        ({"tokenizer": "bpe"}, "tokenizer: expected one of whitespace, word, char, jieba, got 'bpe'"),
+        ({"errors": "ignore"}, "errors: expected one of strict, replace, got 'ignore'"),
+        ({"lowercase": "yes"}, "lowercase: expected true or false, got 'yes'"),
+    ],
+)
+def test_other_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**settings)
+
+
+def test_flags():
+    config, resume = parse_arguments(
+        "--corpus a.txt b.txt --out v --dim 50 --min-count 2 --max-vocab 1000 --sample 1e-4 --lr 0.05 --probe king,queen "
+        "--lowercase --resume".split()
+    )
+    assert config.corpus == ("a.txt", "b.txt")
+    assert (config.out, config.dim, config.min_count, config.max_vocab) == ("v", 50, 2, 1000)
+    assert (config.sample, config.lr, config.lowercase) == (1e-4, 0.05, True)
+    assert config.probe_words == ["king", "queen"]
+    assert resume
+
+
+def test_defaults_are_word2vecs():
+    config, resume = parse_arguments([])
+    assert config == TrainConfig()
+    assert (config.dim, config.window, config.negative, config.sample, config.lr) == (100, 5, 5, 1e-3, 0.025)
+    assert not resume
+
+
+@pytest.mark.parametrize("name", ["settings.yaml", "settings.json"])
+def test_flags_win_over_the_config_file(tmp_path, name):
+    path = tmp_path / name
+    settings = {"dim": 64, "min-count": 3, "sample": 1e-4, "corpus": ["x.txt"]}
+    path.write_text(json.dumps(settings) if name.endswith("json") else "dim: 64\nmin-count: 3\nsample: 1e-4\ncorpus: [x.txt]")
+    config, _ = parse_arguments(["--config", str(path), "--dim", "32"])
+    assert (config.dim, config.min_count, config.sample, config.corpus) == (32, 3, 1e-4, ("x.txt",))
+
+
+def test_a_models_config_file_gives_the_same_settings(tmp_path):
+    config = TrainConfig(corpus=("a", "b"), dim=7, max_vocab=9, lowercase=True)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    assert TrainConfig.from_file(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dimm: 3", "config .*settings.yaml: unknown setting 'dimm'; known: corpus"),
+        ("dim: many", "dim: expected an integer >= 1, got 'many'"),
+        ("- 1\n- 2", "config: expected .*settings.yaml to hold a mapping of settings, got list"),
+        ("dim: [", "config: .*settings.yaml is not valid YAML"),
+        ("dim: !!python/object/apply:os.system ['true']", "is not valid YAML"),
+    ],
+)
+def test_bad_config_files(tmp_path, text, message):
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        TrainConfig.from_file(path)
