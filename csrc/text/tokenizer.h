@@ -22,8 +22,8 @@ enum class Mode { kWhitespace, kWord, kChar, kItems };  // kItems: only tab and 
 struct TokenizerOptions {
   Mode mode = Mode::kWhitespace;
   bool lowercase = false;
-  bool replace_errors = false;  // false: stop at the first invalid byte or overlong token
-  size_t max_token_bytes = 65536;
+  bool replace_errors = false;     // false: stop at the first invalid byte or overlong token
+  size_t max_token_bytes = 65536;  // at least 16: shorter words are never measured
 };
 
 // Text that `errors="strict"` refuses. `source` is filled in by the builder, which knows it.
@@ -35,7 +35,7 @@ struct InputError {
 
 enum class Kind : uint8_t { kNone, kRun, kIdeograph };  // what sort of token is being read
 
-inline constexpr size_t kPadding = 64;  // spaces behind a block's last byte
+inline constexpr size_t kPadding = 64;  // tabs behind a block's last byte: a separator in every mode
 
 struct Block {
   std::vector<uint8_t> bytes;  // `size` bytes of text, then at least kPadding more
@@ -90,7 +90,7 @@ struct Rules {
     while (p < end) {
       const Decoded d = decode(p);
       if (kind == Kind::kIdeograph) {  // one ideograph and the marks upon it
-        if (begun ? !(unicode().classes[d.value] & kMark) : false) break;
+        if (begun && !(unicode().classes[d.value] & kMark)) break;
       } else if (first(d.value) != Kind::kRun) {
         if constexpr (M == Mode::kWhitespace || M == Mode::kItems) break;
         if (!is_apostrophe(d.value) || p + d.length >= end || first(decode(p + d.length).value) != Kind::kRun) break;
@@ -144,7 +144,7 @@ class Tokenizer {
         } else {
           put(state_.table.add_short(p, n));
         }
-        if (p[n] == '\n' && p + n < end) end_line();
+        if (p[n] == '\n') end_line();
         p += n + 1;
       } else {
         p = any_token(p, end);
@@ -238,7 +238,12 @@ Cut find_cut(const uint8_t* p, size_t n, Kind resumes, size_t max_token_bytes) {
   const size_t limit = complete_characters(p, n);
   const uint8_t* const end = p + limit;
   const auto ignore = [](const uint8_t*, Decoded) {};
-  const auto unfinished = [&](const uint8_t* stop) { return stop + 3 >= end; };  // an apostrophe may yet join on
+  const auto unfinished = [&](const uint8_t* stop) {
+    if (stop >= end) return true;
+    if constexpr (M == Mode::kWhitespace || M == Mode::kItems) return false;
+    const Decoded d = decode(stop);  // an apostrophe joins on if a letter follows: not seen yet
+    return Rules<M>::is_apostrophe(d.value) && stop + d.length >= end;
+  };
   const uint8_t* at = p;
   Kind kind = resumes;
   if (kind != Kind::kNone) {
@@ -253,19 +258,16 @@ Cut find_cut(const uint8_t* p, size_t n, Kind resumes, size_t max_token_bytes) {
       at += d.length;
     } else {
       const uint8_t* const stop = Rules<M>::scan(at, end, found, ignore);
+      at = stop;
       if (unfinished(stop)) {
         kind = found;
         break;
       }
-      at = stop;
     }
     safe = static_cast<size_t>(at - p);
   }
   if (safe > 0 || n <= max_token_bytes + 16) return {safe, Kind::kNone};
-  // All of it is one token. Keep back what might be an apostrophe: whether it belongs depends on what follows.
-  size_t cut = limit;
-  while (cut > limit - 3 && !(p[cut - 1] < 0x80 && p[cut - 1] != '\'')) --cut;
-  return {complete_characters(p, cut), kind};
+  return {static_cast<size_t>(at - p), kind};  // all of it is one token
 }
 
 }  // namespace w2v::text

@@ -1,5 +1,5 @@
-// Written by tools/make_unicode_tables.py: do not edit. Closed ranges of code points, sorted; a lower-casing run
-// {first, last, step, delta} moves every step-th code point from first to last by delta.
+// Written by tools/make_unicode_tables.py: do not edit. Closed ranges of code points, sorted; a
+// lower-casing run {first, last, step, delta} moves every step-th code point from first to last by delta.
 // clang-format off
 #pragma once
 

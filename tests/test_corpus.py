@@ -1,0 +1,477 @@
+"""The C++ tokenisers against short Python ones, and what prepare_corpus makes of text, files and sequences."""
+
+import gzip
+import io
+import json
+import lzma
+import os
+import subprocess
+import sys
+import threading
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from w2v_ext import _text
+from w2v_ext.corpus import Corpus, CorpusOptions, corpus_from_sequences, prepare_corpus
+from w2v_ext.vocab import SPECIALS
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+CJK_NAMES = ("CJK UNIFIED IDEOGRAPH", "CJK COMPATIBILITY IDEOGRAPH", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA")
+CJK_NAMES += ("HALFWIDTH KATAKANA", "HANGUL SYLLABLE", "HENTAIGANA")
+SAME_UNICODE = _text.UNICODE_VERSION == unicodedata.unidata_version
+
+
+def is_mark(c):
+    return unicodedata.category(c)[0] == "M"
+
+
+def is_cjk(c):
+    return unicodedata.name(c, "").startswith(CJK_NAMES) and unicodedata.category(c) in ("Lo", "Lm", "Nl")
+
+
+def is_word(c):
+    return unicodedata.category(c)[0] in "LM" or unicodedata.category(c) == "Nd" or c == "_" or is_cjk(c)
+
+
+def reference_tokens(line, tokenizer):
+    """The tokens of one line, one character at a time."""
+    if tokenizer == "whitespace":
+        return line.split()
+    tokens, word = [], ""
+
+    def joins(c):
+        return is_word(c) and not (tokenizer == "char" and is_cjk(c))
+
+    i = 0
+    while i < len(line):
+        c = line[i]
+        i += 1
+        if joins(c) or (c in "'’" and word and i < len(line) and joins(line[i])):
+            word += c
+            continue
+        tokens.append(word)
+        word = ""
+        if tokenizer == "char" and is_cjk(c):
+            while i < len(line) and is_mark(line[i]):
+                c += line[i]
+                i += 1
+            tokens.append(c)
+    return [token for token in [*tokens, word] if token]
+
+
+def reference_lower(text):
+    return "".join(map(str.lower, text))  # by character: no final-sigma rule
+
+
+def encode(data, tmp_path, tokenizer="whitespace", *, min_count=1, max_line=10_000, split=1_000, chunk=None, **kwargs):
+    """Run the builder over one source; return (sentences, vocabulary dict, bytes of ids.bin)."""
+    builder = _text.Builder(tokenizer=tokenizer, spill_path=str(tmp_path / "spill"), **kwargs)
+    builder.begin_source("source")
+    for start in range(0, len(data), chunk or max(1, len(data))):
+        builder.feed(data[start : start + (chunk or len(data))])
+    builder.end_source()
+    found = builder.make_vocabulary(min_count, None, [])
+    builder.write_ids(str(tmp_path / "ids"), max_line, split)
+    ids = (tmp_path / "ids").read_bytes()
+    words = np.array([*found["words"], "\n"], dtype=object)[np.frombuffer(ids, "<i4")]  # -1 finds the "\n"
+    sentences, begin = [], 0
+    for end in np.flatnonzero(words == "\n"):
+        sentences.append(words[begin:end].tolist())
+        begin = end + 1
+    return sentences, found, ids
+
+
+def expected(text, tokenizer, lowercase=False):
+    lines = (reference_lower(text) if lowercase else text).split("\n")
+    return [tokens for tokens in (reference_tokens(line, tokenizer) for line in lines) if tokens]
+
+
+PIECES = ["a", "Bc", "don't", "'", "’", " ", "\n", "\r\n", "\t", "_", "9", "-", ".", "\x00", "\x1c", "\x85", "\xa0"]
+PIECES += ["é", "É", "İ", "Σ", "ß", "Ж", "٣", "中", "文", "か", "\u3099", "ー", "한", "\u0301", "\u3000", "\u2028"]
+PIECES += ["\u200b", "\ufeff", "\ufffd", "😀", "𐐀", "𠀀", "abcdefghijklmno", "abcdefghijklmnop", "Ⱥ", "。", "々"]
+TEXT = st.lists(st.one_of(st.sampled_from(PIECES), st.characters(codec="utf-8")), max_size=60).map("".join)
+TOKENIZERS = ["whitespace", "word", "char"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+def test_tables_by_hand(work):
+    text = "Don't stop_me 3 times: rock'n'roll, 'quoted' l’été — 你好, ab中文cd カタカナ.\n"
+    assert encode(text.encode(), work, "word")[0] == [
+        ["Don't", "stop_me", "3", "times", "rock'n'roll", "quoted", "l’été", "你好", "ab中文cd", "カタカナ"]
+    ]
+    assert encode("你好, ab中'文cd か\u3099ハ 한국".encode(), work, "char")[0] == [
+        ["你", "好", "ab", "中", "文", "cd", "か\u3099", "ハ", "한", "국"]
+    ]
+    assert encode(text.encode(), work, "whitespace", lowercase=True)[0] == [text.lower().split()]
+
+
+@pytest.mark.parametrize("lowercase", [False, True])
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_tokenisers_equal_python(work, tokenizer, lowercase):
+    @settings(max_examples=150, deadline=None)
+    @given(TEXT, st.sampled_from([7, 8, 11, 64, 1 << 20]), st.integers(1, 3))
+    @example("\ufeff", 7, 1)
+    @example("ab'", 7, 1)
+    @example("abcdefgh’ijklmnop’’q''r", 7, 1)
+    @example("か\u3099" * 9, 7, 2)
+    def check(text, block, threads):
+        data = text.encode()
+        got, found, _ = encode(data, work, tokenizer, lowercase=lowercase, block_bytes=block, threads=threads)
+        want = expected(text.removeprefix("\ufeff"), tokenizer, lowercase)
+        assert got == want
+        counts = Counter(token for line in want for token in line)
+        assert dict(zip(found["words"], found["counts"].tolist(), strict=True)) == counts
+        assert found["words"] == sorted(counts, key=lambda w: (-counts[w], w.encode()))
+        assert found["raw_words"] == counts.total() and found["distinct_words"] == len(counts)
+
+    check()
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_invalid_bytes_are_replaced_as_python_does(work, tokenizer):
+    pieces = [
+        b"\xff",
+        b"\xc3",
+        b"\xe2\x82",
+        b"\xf0\x9f\x98",
+        b"\xed\xa0\x80",
+        b"\x80",
+        b"\xc0\xaf",
+        b"\xf4\x90",
+        b"\xe0",
+    ]
+    pieces += [b"a", b" ", b"\n", "é中😀".encode(), b"\xe3\x80\x80", b"'"]
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.lists(st.one_of(st.sampled_from(pieces), st.binary(max_size=4))).map(b"".join), st.sampled_from([7, 50]))
+    def check(data, block):
+        got, found, _ = encode(data, work, tokenizer, replace_errors=True, block_bytes=block, threads=2)
+        text = data.decode("utf-8", "replace")
+        assert got == expected(text.removeprefix("\ufeff"), tokenizer)
+        assert found["replacements"] == text.count("\ufffd") - data.count("\ufffd".encode())
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            with pytest.raises(_text.TextError) as caught:
+                encode(data, work, tokenizer, block_bytes=block, threads=2)
+            assert caught.value.args == ("utf8", "source", error.start, data[error.start])
+
+    check()
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_overlong_tokens_do_not_depend_on_blocks(work, tokenizer):
+    @settings(max_examples=200, deadline=None)
+    @given(TEXT, st.sampled_from([7, 16, 41, 1 << 20]), st.integers(16, 40))
+    @example("a" * 41 + "'" + "b" * 41 + "''c", 7, 20)
+    @example("a" * 40 + "。" + "b", 41, 20)
+    @example("か" + "\u3099" * 40 + "ab か", 7, 20)
+    def check(text, block, limit):
+        text = text.replace("\ufeff", "")
+        kwargs = dict(block_bytes=block, threads=2, max_token_bytes=limit)
+        lines = [reference_tokens(line, tokenizer) for line in text.split("\n")]
+        kept = [[token for token in line if len(token.encode()) <= limit] for line in lines]
+        got, found, _ = encode(text.encode(), work, tokenizer, replace_errors=True, **kwargs)
+        assert got == [line for line in kept if line]
+        dropped = sum(map(len, lines)) - sum(map(len, kept))
+        assert found["dropped_tokens"] == dropped
+        if dropped:
+            with pytest.raises(_text.TextError) as caught:
+                encode(text.encode(), work, tokenizer, **kwargs)
+            first = next(token for line in lines for token in line if len(token.encode()) > limit)
+            kind, _, offset, _ = caught.value.args
+            assert kind == "token" and text.encode()[offset:].startswith(first.encode())
+
+    check()
+
+
+def every_character():
+    return [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+
+
+def test_every_character_is_lowered_as_python_does(work):
+    characters = [c for c in every_character() if not c.isspace()]
+    got = encode("\n".join(characters).encode(), work, lowercase=True, threads=2)[0]
+    wrong = [c for c, [lowered] in zip(characters, got, strict=True) if lowered != c.lower()]
+    assert not wrong if SAME_UNICODE else len(wrong) < 100  # those that another Unicode version adds
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_every_character_is_classed_as_python_does(work, tokenizer):
+    characters = [c for c in every_character() if c != "\n"]
+    text = "\n".join(f"a{c}b" for c in characters)
+    got = encode(text.encode(), work, tokenizer, threads=2)[0]
+    wrong = [c for c, line in zip(characters, got, strict=True) if line != reference_tokens(f"a{c}b", tokenizer)]
+    assert not wrong if SAME_UNICODE else len(wrong) < 30_000  # a version may add many ideographs
+
+
+def test_ids_are_the_same_for_all_threads_blocks_and_feeds(work):
+    rng = np.random.default_rng(1)
+    words = [f"w{i}é" if i % 7 == 0 else f"w{i}" * (1 + i % 4) for i in range(70_000)]  # ids past 16 bits
+    picks = words + [words[i] for i in rng.zipf(1.3, 60_000) if i < len(words)]
+    text = " ".join(w + ("\n" if i % 11 == 0 else "") for i, w in enumerate(picks)).encode()
+    results = [
+        encode(text, work, threads=threads, block_bytes=block, chunk=chunk, spill_after=spill)[2]
+        for threads, block, chunk, spill in [
+            (1, 1 << 20, None, 1 << 30),
+            (2, 1 << 20, None, 0),
+            (2, 1000, 777, 1 << 30),
+            (3, 4097, 100_000, 50_000),
+            (3, 64, None, 1 << 30),
+        ]
+    ]
+    assert all(ids == results[0] for ids in results)
+    assert not (work / "spill").exists()
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\n\n \n"])
+def test_lines_are_sentences(work, ends):
+    assert encode(ends.join(["a b", "c", "d e f"]).encode(), work)[0] == [["a", "b"], ["c"], ["d", "e", "f"]]
+
+
+def test_unbroken_text_is_split_and_only_that(work):
+    def lengths(*lines, **kwargs):
+        text = "\n".join(" ".join(["w"] * n) for n in lines)
+        return [len(s) for s in encode(text.encode(), work, max_line=20, split=6, **kwargs)[0]]
+
+    assert lengths(20, 5) == [20, 5]
+    assert lengths(21, 5) == [6, 6, 6, 3, 5]
+    assert lengths(24, 18, 0, 42, block_bytes=7) == [6, 6, 6, 6, 18, 6, 6, 6, 6, 6, 6, 6]
+    assert lengths(1000, threads=2, block_bytes=64) == [6] * 166 + [4]
+    # out-of-vocabulary tokens count neither for the limit nor for the pieces, and leave no empty sentence
+    text = " ".join(["w", "rare%d"] * 21) % tuple(range(21)) + "\nonce\nw"
+    assert [len(s) for s in encode(text.encode(), work, min_count=2, max_line=20, split=6)[0]] == [6, 6, 6, 3, 1]
+
+
+def test_default_split(tmp_path):
+    (tmp_path / "t").write_text("a b " * 5_001)
+    with prepare_corpus(tmp_path / "t", cache_dir=tmp_path / "cache") as corpus:
+        assert [len(s) for s in corpus.sentences()] == [1000] * 10 + [2]
+    (tmp_path / "t").write_text("a b " * 5_000)
+    with prepare_corpus(tmp_path / "t", cache_dir=tmp_path / "cache") as corpus:
+        assert [len(s) for s in corpus.sentences()] == [10_000]
+
+
+def test_corpus_files(tmp_path):
+    (tmp_path / "t").write_text("b a a b c\n\nx\na b\n")
+    corpus = prepare_corpus(tmp_path / "t", CorpusOptions(min_count=1, max_vocab=3), cache_dir=tmp_path / "cache")
+    assert (corpus.path / "vocab.tsv").read_text() == "a\t3\nb\t3\nc\t1\n"
+    assert corpus.ids.tolist() == [1, 0, 0, 1, 2, -1, 0, 1, -1]
+    assert corpus.ids.dtype == np.int32 and not corpus.ids.flags.writeable
+    assert (corpus.num_tokens, corpus.num_sentences, corpus.raw_words) == (7, 2, 8)
+    meta = json.loads((corpus.path / "corpus.json").read_text())
+    assert (meta["distinct_words"], meta["longest_sentence"], meta["replacements"]) == (4, 5, 0)
+    assert meta["sources"][0]["path"] == str(tmp_path / "t") and meta["options"]["max_vocab"] == 3
+    assert [corpus.vocab.decode(s) for s in corpus.sentences()] == [list("baabc"), ["a", "b"]]
+    corpus.verify()
+
+
+def test_specials_come_first_and_are_not_words(tmp_path):
+    (tmp_path / "t").write_text("<UNK> a a b <PAD>")
+    corpus = prepare_corpus(tmp_path / "t", CorpusOptions(min_count=1, specials=True), cache_dir=tmp_path)
+    assert corpus.vocab.words == [*SPECIALS, "a", "b"] and corpus.vocab.num_specials == 4
+    assert corpus.ids.tolist() == [4, 4, 5, -1] and corpus.raw_words == 5
+
+
+def zstd_frames(*parts):
+    zstandard = pytest.importorskip("zstandard")
+    return b"".join(zstandard.ZstdCompressor().compress(part) for part in parts)
+
+
+TEXT_BYTES = "\ufeff".encode() + "one two é\ntwo one 中\n".encode() * 1000
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        lambda: TEXT_BYTES,
+        lambda: gzip.compress(TEXT_BYTES),
+        lambda: gzip.compress(TEXT_BYTES[:1001]) + gzip.compress(TEXT_BYTES[1001:]),
+        lambda: lzma.compress(TEXT_BYTES),
+        lambda: lzma.compress(TEXT_BYTES[:77]) + lzma.compress(TEXT_BYTES[77:]),
+        lambda: zstd_frames(TEXT_BYTES),
+        lambda: zstd_frames(TEXT_BYTES[:5], b"", TEXT_BYTES[5:]),
+    ],
+    ids=["plain", "gzip", "gzip members", "xz", "xz streams", "zstd", "zstd frames"],
+)
+def test_compression_is_seen_from_the_contents(tmp_path, monkeypatch, packed):
+    (tmp_path / "plain").write_bytes(TEXT_BYTES)
+    (tmp_path / "packed.txt").write_bytes(packed())
+    calls = []
+    plain = prepare_corpus(tmp_path / "plain", cache_dir=tmp_path / "cache")
+    corpus = prepare_corpus(
+        tmp_path / "packed.txt", cache_dir=tmp_path / "cache", progress=lambda *args: calls.append(args)
+    )
+    assert corpus.vocab.words[:2] == ["one", "two"] and corpus.raw_words == 6000
+    assert np.array_equal(corpus.ids, plain.ids)
+    size = (tmp_path / "packed.txt").stat().st_size
+    assert calls[-1] == (size, size)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(packed())))
+    with prepare_corpus("-", cache_dir=tmp_path / "cache") as from_stdin:
+        assert np.array_equal(from_stdin.ids, plain.ids)
+        assert from_stdin.path.is_dir() and tmp_path not in from_stdin.path.parents
+    assert not from_stdin.path.exists()
+
+
+def test_several_sources_and_directories_in_order(tmp_path):
+    (tmp_path / "d" / "sub").mkdir(parents=True)
+    (tmp_path / "d" / ".hidden").mkdir()
+    for name, text in {
+        "d/b": "b",
+        "d/a": "\ufeffa ",
+        "d/sub/c": "c\n",
+        "d/.no": "no",
+        "d/.hidden/x": "no",
+        "e": "e",
+    }.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "d" / "empty").touch()
+    sources = [tmp_path / "e", str(tmp_path / "d"), tmp_path / "e"]
+    corpus = prepare_corpus(sources, CorpusOptions(min_count=1), cache_dir=tmp_path / "cache")
+    assert [corpus.vocab.decode(s) for s in corpus.sentences()] == [["e"], ["a"], ["b"], ["c"], ["e"]]
+    assert len(corpus.meta["sources"]) == 6
+
+
+def test_pipes_are_read_like_standard_input(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(gzip.compress(b"a b " * 50)))
+    writer.start()
+    with prepare_corpus(tmp_path / "pipe", cache_dir=tmp_path / "cache") as corpus:
+        assert corpus.num_tokens == 100
+    writer.join()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_cache_is_reused_and_rebuilt(tmp_path, monkeypatch):
+    source, cache = tmp_path / "t", tmp_path / "cache"
+    source.write_text("a b c " * 10)
+    monkeypatch.setenv("W2V_EXT_CACHE", str(cache))
+    first = prepare_corpus(source)
+    made = (first.path / "ids.bin").stat().st_mtime_ns, (first.path / "ids.bin").stat().st_ino
+    monkeypatch.chdir(tmp_path)
+    again = prepare_corpus("t", threads=1)
+    assert again.path == first.path and first.path.parent == cache / "corpora"
+    assert ((again.path / "ids.bin").stat().st_mtime_ns, (again.path / "ids.bin").stat().st_ino) == made
+    assert prepare_corpus(source, CorpusOptions(lowercase=True)).path != first.path
+    os.utime(source, ns=(1, 1))
+    assert prepare_corpus(source).path != first.path
+    source.write_text("a b c d " * 10)
+    assert len(prepare_corpus(source).vocab) == 4
+    assert not list((cache / "corpora").glob(".*"))
+
+
+def test_two_builders_at_once(tmp_path):
+    (tmp_path / "t").write_text("some words and others\n" * 200_000)
+    code = (
+        "import sys; from w2v_ext.corpus import prepare_corpus\n"
+        f"sys.stdin.readline(); print(prepare_corpus({str(tmp_path / 't')!r}, cache_dir={str(tmp_path / 'c')!r}).path)"
+    )
+    run = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    processes = [subprocess.Popen([sys.executable, "-c", code], **run) for _ in range(3)]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    paths = {process.communicate()[0].strip() for process in processes}
+    assert [process.returncode for process in processes] == [0, 0, 0] and len(paths) == 1
+    assert [str(p) for p in (tmp_path / "c" / "corpora").iterdir()] == list(paths)
+    Corpus.open(paths.pop()).verify()
+
+
+def test_spilling_keeps_memory_apart_from_corpus_length(tmp_path):
+    code = (
+        "import sys, resource, importlib.machinery as m, importlib.util as u\n"  # _text alone: no torch in the way
+        f"l = m.ExtensionFileLoader('_text', {_text.__file__!r}); s = u.spec_from_loader('_text', l)\n"
+        "t = u.module_from_spec(s); l.exec_module(t)\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "b = t.Builder(tokenizer='whitespace', threads=2, spill_path=sys.argv[1] + '/s', spill_after=1 << 20)\n"
+        "b.begin_source('x'); line = b'some words and others of it\\n' * 40000\n"
+        "for i in range(20): b.feed(line)\n"
+        "before = peak()\n"
+        "for i in range(180): b.feed(line)\n"
+        "b.end_source(); b.make_vocabulary(1, None, []); print(b.write_ids(sys.argv[1] + '/ids', 10000, 1000))\n"
+        "print((peak() - before) // 1024)"
+    )
+    out = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
+    written, grown_mb = out.strip().split("\n")
+    assert "'num_tokens': 48000000" in written
+    assert int(grown_mb) < 40  # 224 MB of text, 192 MB of ids; numpy's import is among it
+
+
+def test_progress_is_called_while_reading(tmp_path):
+    (tmp_path / "t").write_text("some words and others\n" * 2_000_000)
+    calls = []
+    prepare_corpus(tmp_path / "t", cache_dir=tmp_path / "c", threads=1, progress=lambda *args: calls.append(args))
+    size = (tmp_path / "t").stat().st_size
+    assert calls[-1] == (size, size) and len(calls) >= 3
+    assert all(done <= total == size for done, total in calls) and calls == sorted(calls)
+
+
+def test_jieba(tmp_path):
+    pytest.importorskip("jieba", reason="jieba is not installed (extra: chinese)")
+    (tmp_path / "t").write_text("我来到北京清华大学\nA test\n" * 5)
+    corpus = prepare_corpus(tmp_path / "t", CorpusOptions(tokenizer="jieba", lowercase=True), cache_dir=tmp_path / "c")
+    assert corpus.vocab.decode(next(corpus.sentences())) == ["我", "来到", "北京", "清华大学"]
+    assert "test" in corpus.vocab and corpus.num_sentences == 10
+
+
+class FakeJieba:
+    @staticmethod
+    def cut(line):
+        return [line[i : i + 2] for i in range(0, len(line), 2)]
+
+
+def test_jieba_path_with_a_stand_in(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jieba", FakeJieba)
+    (tmp_path / "t").write_bytes("\ufeff".encode() + "中文字\n你好\n".encode() * 3 + b"\xff\n")
+    options = CorpusOptions(tokenizer="jieba", min_count=1, errors="replace")
+    corpus = prepare_corpus(tmp_path / "t", options, cache_dir=tmp_path / "c")
+    assert corpus.meta["replacements"] == 1
+    assert [corpus.vocab.decode(s) for s in corpus.sentences()][1:3] == [["你好"], ["中文", "字"]]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8, np.uint64])
+def test_walks_as_an_array(dtype):
+    walks = np.array([[1, 2, 3], [3, 3, 0]], dtype=dtype)
+    with corpus_from_sequences(walks) as corpus:
+        assert corpus.vocab.words == ["3", "0", "1", "2"]
+        assert [corpus.vocab.decode(s) for s in corpus.sentences()] == [["1", "2", "3"], ["3", "3", "0"]]
+        path = corpus.path
+    assert not path.exists()
+
+
+def test_padding_in_walks_is_skipped():
+    walks = np.array([[5, -1, 7], [-1, -1, -1], [7, 2**62, -5]])
+    for given_as in (walks, walks.tolist(), iter(list(walks))):
+        with corpus_from_sequences(given_as) as corpus:
+            got = [corpus.vocab.decode(s) for s in corpus.sentences()]
+        assert got == [["5", "7"], ["7", str(2**62)]]
+
+
+def test_sequences_of_strings_and_both(tmp_path):
+    baskets = (basket for basket in [["new york", "tea"], ["tea", 7, np.int16(-3), "ø\x1c "], []])
+    corpus = corpus_from_sequences(baskets, cache_dir=tmp_path)
+    assert [corpus.vocab.decode(s) for s in corpus.sentences()] == [["new york", "tea"], ["tea", "7", "ø\x1c "]]
+    same = corpus_from_sequences([["new york", "tea"], ["tea", 7, "ø\x1c "]], cache_dir=tmp_path)
+    assert same.path == corpus.path and len(list((tmp_path / "corpora").iterdir())) == 1
+    assert Corpus.open(corpus.path).vocab.words == corpus.vocab.words
+
+
+def test_real_text_equals_python(tmp_path):
+    source = DATA / "cmn-eng.tsv.xz"
+    if not source.exists():
+        pytest.skip(f"needs {source}, which is not here")
+    text = lzma.decompress(source.read_bytes()).decode("utf-8-sig")
+    for tokenizer in TOKENIZERS:
+        options = CorpusOptions(tokenizer=tokenizer, lowercase=True, min_count=1)
+        corpus = prepare_corpus(source, options, cache_dir=tmp_path, threads=2)
+        assert [corpus.vocab.decode(s) for s in corpus.sentences()] == expected(text, tokenizer, lowercase=True)
