@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import sys
 import threading
 import zipfile
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import pytest
 
 from w2v_ext import download
 from w2v_ext.download import DownloadError, check_file, fetch, text8_path
+from w2v_ext.files import cache_directory
 
 DATA = bytes(range(256)) * 4000  # 1,024,000 bytes
 
@@ -197,8 +199,9 @@ def test_not_a_url(tmp_path):
         get("no-url", tmp_path / "f")
 
 
-def test_progress_bar(tmp_path, capsys):
+def test_progress_bar(tmp_path, capsys, monkeypatch):
     with serving() as (url, _):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
         fetch(url, tmp_path / "name", progress=True)
         assert "name: 100%" in capsys.readouterr().err
         get(url, tmp_path / "quiet")
@@ -232,14 +235,15 @@ def test_text8_is_fetched_once(tmp_path, monkeypatch):
     with serving(zipped()) as (url, requests):
         for _ in range(2):
             path = text8_path(progress=False, url=url, **EXPECTED)
-            assert path == tmp_path / "cache" / "text8"
+            assert path == tmp_path / "cache" / "downloads" / "text8"
             assert path.read_bytes() == TEXT
     assert len(requests) == 1
-    assert names(tmp_path / "cache") == ["text8"]
+    assert names(tmp_path / "cache" / "downloads") == ["text8"]
 
 
 def test_text8_cache_of_the_wrong_size_is_replaced(tmp_path):
-    (tmp_path / "text8").write_bytes(TEXT[:-1])
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / "text8").write_bytes(TEXT[:-1])
     with serving(zipped()) as (url, _):
         assert text8_path(tmp_path, progress=False, url=url, **EXPECTED).read_bytes() == TEXT
 
@@ -262,7 +266,7 @@ def test_text8_wrong_file(tmp_path, body, message):
         ) as error:
             text8_path(tmp_path, progress=False, url=url, **EXPECTED)
     assert url in str(error.value)
-    assert names(tmp_path) == []
+    assert names(tmp_path / "downloads") == []
 
 
 def test_text8_record():
@@ -273,4 +277,7 @@ def test_text8_record():
 def test_cache_directory(monkeypatch, tmp_path):
     monkeypatch.delenv("W2V_EXT_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert download.cache_directory() == tmp_path / ".cache" / "w2v_ext" / "downloads"
+    assert cache_directory(None, "downloads") == tmp_path / ".cache" / "w2v_ext" / "downloads"
+    monkeypatch.setenv("W2V_EXT_CACHE", str(tmp_path / "mine"))
+    assert cache_directory(None, "corpora") == tmp_path / "mine" / "corpora"
+    assert cache_directory(tmp_path / "own", "corpora") == tmp_path / "own" / "corpora"

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from w2v_ext.formats import FormatError, save_model
+from w2v_ext.files import FormatError
 from w2v_ext.keyedvectors import KeyedVectors
+from w2v_ext.model_files import save_model
 
 # Directions that can be reckoned with in the head: cosines are 1, 0.8, 0.6, 0, -1.
 TABLE = {

@@ -103,7 +103,7 @@ def test_cached_file(tmp_path, monkeypatch, corpus):
     monkeypatch.setenv("W2V_EXT_CACHE", str(tmp_path / "a"))
     path = builtin_corpus_path()
     assert path.read_bytes() == corpus[0].read_bytes()
-    assert list((tmp_path / "a").iterdir()) == [path]
+    assert list((tmp_path / "a" / "builtin").iterdir()) == [path]
     written = path.stat().st_mtime_ns
     assert builtin_corpus_path() == path and path.stat().st_mtime_ns == written
 
@@ -117,7 +117,7 @@ def test_cached_file(tmp_path, monkeypatch, corpus):
     monkeypatch.setattr(synthetic, "write_builtin_corpus", fail)
     with pytest.raises(OSError, match="full"):
         builtin_corpus_path(tmp_path / "b")
-    assert list((tmp_path / "b").iterdir()) == []
+    assert list((tmp_path / "b" / "builtin").iterdir()) == []
 
 
 def test_bad_arguments(tmp_path):

@@ -18,6 +18,8 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
+from .files import cache_directory
+
 TEXT8_URL = "http://mattmahoney.net/dc/text8.zip"
 TEXT8_SIZE = 100_000_000  # bytes, unpacked
 TEXT8_MD5 = "3bea1919949baf155f99411df5fada7e"  # of the unpacked file; widely published
@@ -192,12 +194,6 @@ def _copy(response: BinaryIO, file: BinaryIO, start: int, total: int | None, nam
             bar.update(len(chunk))
 
 
-def cache_directory() -> Path:
-    """Return the directory downloads are kept in: `$W2V_EXT_CACHE`, or `~/.cache/w2v_ext/downloads`."""
-    given = os.environ.get("W2V_EXT_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "w2v_ext" / "downloads"
-
-
 def text8_path(
     cache_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
@@ -209,7 +205,7 @@ def text8_path(
     """Return the file text8 (100 MB of cleaned Wikipedia text), downloading and unpacking it the first time.
 
     Args:
-        cache_dir: where to keep it; None for `cache_directory()`.
+        cache_dir: the cache; None for the default (see `files.cache_directory`).
         progress: show a progress bar on stderr.
         url: the zip file with the member `text8`.
         size: expected number of bytes of the unpacked file.
@@ -219,7 +215,7 @@ def text8_path(
         DownloadError: the download failed, or what came is not text8.
         OSError: the cache cannot be written.
     """
-    directory = Path(cache_dir) if cache_dir is not None else cache_directory()
+    directory = cache_directory(cache_dir, "downloads")
     target = directory / "text8"
     if target.is_file() and target.stat().st_size == size:  # it got this name only after the checks below
         return target

@@ -1,4 +1,4 @@
-"""Reading and writing vectors: the word2vec text and binary formats, and the library's own model directory.
+"""Reading and writing vectors in the word2vec text and binary formats.
 
 Nothing here unpickles anything, and nothing believes a header: memory grows with the data that is really there, so a
 file that claims 10^12 rows costs an error, not an allocation. Files are written under a temporary name in the same
@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import json
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+
+from .files import FormatError, write_files
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_DIM = 1 << 20  # more columns than any embedding has: a larger number in a header is a damaged header
@@ -30,73 +27,7 @@ _MAX_NUMBER_CHARS = 64  # longest text of one number that a reader accepts; the 
 _READ_BYTES = 1 << 20
 _BREAKS = frozenset(" \t\n\r\v\f")  # what readers of the text format split at
 
-_MODEL_VERSION = "1"
-
 PathLike = str | os.PathLike[str]
-
-
-class FormatError(ValueError):
-    """A file does not hold what its format says. The message names the file and the line, record or byte."""
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """What a model directory holds.
-
-    Attributes:
-        in_weight: (V, D) word vectors, in the dtype they were saved in.
-        out_weight: (V, D) output vectors, or None where the model was saved without them.
-        words: the V words, row by row.
-        counts: (V,) int64, how often each word occurred.
-        config: the settings the model was trained with.
-    """
-
-    in_weight: torch.Tensor
-    out_weight: torch.Tensor | None
-    words: list[str]
-    counts: np.ndarray
-    config: dict[str, Any]
-
-
-# ---- writing safely ----------------------------------------------------------------------------------------------
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_files(writers: dict[Path, Callable[[Path], object]]) -> None:
-    """Let each writer fill a temporary file, and rename all of them to their real names once all are on disk.
-
-    Raises:
-        OSError: naming the real path whose writing failed; no temporary file is left, no real one touched.
-    """
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in writers}
-    try:
-        for path, write in writers.items():
-            try:
-                temporary[path].touch()
-                mode = temporary[path].stat().st_mode
-                write(temporary[path])
-                temporary[path].chmod(mode)  # safetensors makes its file readable by its owner only
-                _fsync(temporary[path])
-            except OSError as error:
-                raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
-            except SafetensorError as error:
-                raise OSError(f"cannot write {path}: {error}") from error
-        for path in writers:
-            os.replace(temporary[path], path)
-        with contextlib.suppress(OSError):  # some file systems cannot fsync a directory; the files themselves are safe
-            for directory in {path.parent for path in writers}:
-                _fsync(directory)
-    finally:
-        for path in temporary.values():
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
 
 
 def _encode_word(word: str) -> bytes:
@@ -168,7 +99,7 @@ def save_word2vec_format(
                     # astype(str) gives the shortest digits that round-trip, and is ten times as fast as repr.
                     file.write(encoded[i] + b" " + " ".join(rows[i].astype(str).tolist()).encode() + b"\n")
 
-    _write_files({path: write})
+    write_files({path: write})
 
 
 def _first_repeated(words: Sequence[str]) -> str:
@@ -327,165 +258,3 @@ def _decode_word(path: Path, place: str, raw: bytes, errors: str) -> str:
             f"{path}: {place}: the word {raw[:40]!r} is not UTF-8 (byte {error.start} of it); "
             "errors='replace' or 'ignore' goes on"
         ) from error
-
-
-# ---- the model directory -----------------------------------------------------------------------------------------
-
-
-def save_model(
-    directory: PathLike,
-    in_weight: torch.Tensor | np.ndarray,
-    out_weight: torch.Tensor | np.ndarray | None,
-    words: Sequence[str],
-    counts: Sequence[int] | np.ndarray | torch.Tensor,
-    config: dict[str, Any],
-    metrics: dict[str, Any] | None = None,
-) -> None:
-    """Write a model directory: `model.safetensors`, `vocab.tsv`, `config.json` and, given metrics, `metrics.json`.
-
-    All files are complete on disk before the first of them gets its real name, so a save that is interrupted or fails
-    leaves an earlier model in the directory as it was. Without `metrics`, an old `metrics.json` is removed: it would
-    speak of another model.
-
-    Args:
-        directory: made when missing.
-        in_weight: (V, D) word vectors, any float dtype and device.
-        out_weight: (V, D) output vectors, or None.
-        words: V distinct words without tab or newline.
-        counts: (V,) non-negative integers.
-        config: settings, as JSON (paths become strings).
-        metrics: measurements, as JSON.
-
-    Raises:
-        ValueError: shapes that do not match, or a word that `vocab.tsv` cannot hold.
-        TypeError: `config` or `metrics` holds what JSON cannot.
-        OSError: the directory cannot be made or written, naming the path.
-    """
-    directory = Path(directory)
-    tensors = {"in_weight": torch.as_tensor(in_weight).detach().cpu().contiguous()}
-    if out_weight is not None:
-        tensors["out_weight"] = torch.as_tensor(out_weight).detach().cpu().contiguous()
-        if tensors["out_weight"].data_ptr() == tensors["in_weight"].data_ptr():  # safetensors refuses shared memory
-            tensors["out_weight"] = tensors["out_weight"].clone()
-    vocab = _vocab_bytes(words, counts)
-    for name, tensor in tensors.items():
-        if tensor.dim() != 2 or tensor.shape[0] != len(words) or tensor.shape != tensors["in_weight"].shape:
-            expected = f"({len(words)}, D)" if name == "in_weight" else str(tuple(tensors["in_weight"].shape))
-            raise ValueError(f"{name}: expected shape {expected} to match words, got {tuple(tensor.shape)}")
-    # The checksum ties the two files together, should a crash fall between their renames.
-    metadata = {"format": "w2v_ext", "version": _MODEL_VERSION, "vocab_crc32": str(zlib.crc32(vocab))}
-    contents = {"vocab.tsv": vocab, "config.json": _json_bytes(config)}
-    if metrics is not None:
-        contents["metrics.json"] = _json_bytes(metrics)
-
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot make the directory {directory}: {error.strerror}") from error
-    writers = {directory / "model.safetensors": lambda target: save_file(tensors, target, metadata=metadata)}
-    for name, data in contents.items():
-        writers[directory / name] = lambda target, data=data: target.write_bytes(data)
-    _write_files(writers)
-    if metrics is None:
-        (directory / "metrics.json").unlink(missing_ok=True)
-
-
-def _vocab_bytes(words: Sequence[str], counts: Sequence[int] | np.ndarray | torch.Tensor) -> bytes:
-    numbers = np.asarray(counts)
-    if numbers.shape != (len(words),):
-        raise ValueError(f"counts: expected shape ({len(words)},) to match words, got {numbers.shape}")
-    if numbers.size and (numbers.dtype.kind not in "iu" or numbers.min() < 0):
-        raise ValueError(f"counts: expected non-negative integers, got {numbers.dtype} from {numbers.min()}")
-    if len(set(words)) != len(words):
-        raise ValueError(f"words: {_first_repeated(words)!r} appears twice")
-    for word in words:
-        if not word or "\t" in word or "\n" in word:
-            raise ValueError(f"words: {word!r} is empty or contains a tab or newline, which vocab.tsv cannot hold")
-    text = "".join(f"{word}\t{count}\n" for word, count in zip(words, numbers.tolist(), strict=True))
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"words: near {text[max(0, error.start - 20) : error.end]!r}: not UTF-8: {error.reason}"
-        ) from error
-
-
-def _json_bytes(value: dict[str, Any]) -> bytes:
-    def convert(item: object) -> object:
-        if isinstance(item, Path):
-            return str(item)
-        if isinstance(item, np.generic):
-            return item.item()
-        raise TypeError(f"{item!r} cannot be written as JSON")
-
-    return (json.dumps(value, indent=2, ensure_ascii=False, default=convert) + "\n").encode("utf-8")
-
-
-def load_model(directory: PathLike) -> ModelFiles:
-    """Read a model directory written by `save_model`.
-
-    Raises:
-        FormatError: a file is missing or damaged, or the files do not belong together; the message names the file.
-    """
-    directory = Path(directory)
-    tensors, metadata = _read_tensors(directory / "model.safetensors")
-    vocab = _read_bytes(directory / "vocab.tsv")
-    words, counts = _parse_vocab(directory / "vocab.tsv", vocab)
-    rows = tensors["in_weight"].shape[0]
-    if len(words) != rows:
-        raise FormatError(f"{directory / 'vocab.tsv'}: {len(words)} words, but model.safetensors has {rows} rows")
-    if metadata.get("vocab_crc32", str(zlib.crc32(vocab))) != str(zlib.crc32(vocab)):
-        raise FormatError(f"{directory / 'vocab.tsv'}: is not the vocabulary that model.safetensors was saved with")
-    path = directory / "config.json"
-    try:
-        config = json.loads(_read_bytes(path))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise FormatError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise FormatError(f"{path}: expected a JSON object, got {type(config).__name__}")
-    return ModelFiles(tensors["in_weight"], tensors.get("out_weight"), words, counts, config)
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    if not path.is_file():
-        raise FormatError(f"{path}: no such file; a model directory has one")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys() if name in ("in_weight", "out_weight")}
-    except (SafetensorError, OSError) as error:
-        raise FormatError(f"{path}: damaged or truncated: {error}") from error
-    if metadata.get("version", _MODEL_VERSION) != _MODEL_VERSION:
-        raise FormatError(f"{path}: format version {metadata['version']}, this library reads {_MODEL_VERSION}")
-    if "in_weight" not in tensors:
-        raise FormatError(f"{path}: has no tensor in_weight")
-    for name, tensor in tensors.items():
-        if tensor.dim() != 2 or tensor.shape != tensors["in_weight"].shape or not tensor.is_floating_point():
-            raise FormatError(f"{path}: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}, expected float (V, D)")
-    return tensors, metadata
-
-
-def _parse_vocab(path: Path, data: bytes) -> tuple[list[str], np.ndarray]:
-    words: list[str] = []
-    counts: list[int] = []
-    seen: set[str] = set()
-    lines = data.split(b"\n")
-    if lines.pop():
-        raise FormatError(f"{path}: truncated: the last line has no newline")
-    for number, line in enumerate(lines, 1):
-        word, tab, count = line.rpartition(b"\t")
-        if not tab or not count.isdigit() or len(count) > 18:  # more digits overflow int64
-            raise FormatError(f"{path}: line {number}: expected 'word<TAB>count', got {line[:60]!r}")
-        words.append(_decode_word(path, f"line {number}", word, "strict"))
-        counts.append(int(count))
-        if words[-1] in seen:
-            raise FormatError(f"{path}: line {number}: the word {words[-1]!r} appears twice")
-        seen.add(words[-1])
-    return words, np.array(counts, dtype=np.int64)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import formats
+from . import formats, model_files
 
 Key = str | int | np.integer
 Weighted = Key | np.ndarray | tuple[Key | np.ndarray, float]
@@ -79,7 +79,7 @@ class KeyedVectors:
         Raises:
             FormatError: a file of the directory is missing or damaged.
         """
-        model = formats.load_model(directory)
+        model = model_files.load_model(directory)
         return cls(model.words, model.in_weight.float().numpy(), model.counts)
 
     @classmethod

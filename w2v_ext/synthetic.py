@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .download import cache_directory
+from .files import cache_directory
 
 _BLOCK = 8192  # sentences generated, shuffled and written at a time: bounds the memory, whatever the corpus size
 _FAVOURITE = 0.5  # how often a class word takes "its" option of a choice: what tells it from the rest of its class
@@ -317,12 +317,12 @@ def builtin_corpus_path(cache_dir: str | os.PathLike[str] | None = None) -> Path
     """Return the built-in corpus as a file, writing it the first time.
 
     Args:
-        cache_dir: where to keep it; None for `download.cache_directory()`. Made when missing.
+        cache_dir: the cache; None for the default (see `files.cache_directory`).
 
     Raises:
         OSError: the cache cannot be written.
     """
-    directory = Path(cache_dir) if cache_dir is not None else cache_directory()
+    directory = cache_directory(cache_dir, "builtin")
     # The name changes with the text, so that a later version of the library does not train on an older one's.
     recipe = repr((_GROUPS, _OPENINGS, _ENDINGS, _FAVOURITE, _BLOCK))
     path = directory / f"builtin-{zlib.crc32(recipe.encode()):08x}.txt"
