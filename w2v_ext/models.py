@@ -48,9 +48,7 @@ class SkipGramNegSampling(nn.Module):
 
     def forward(self, center: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
         """Mean loss of center (B,), pos (B,) or (B, P), neg (B, K): see :func:`w2v_ext.negative_sampling_loss`."""
-        return negative_sampling_loss(
-            self.in_weight, self.out_weight, center, pos, neg, sparse_grad=self.sparse_grad
-        )
+        return negative_sampling_loss(self.in_weight, self.out_weight, center, pos, neg, sparse_grad=self.sparse_grad)
 
     def extra_repr(self) -> str:
         """The settings, for ``print(model)``."""

@@ -1,7 +1,7 @@
-"""The Python face of every operator: shapes, shape functions for tracing, and gradient formulas.
+"""The Python face of every operator.
 
-The schemas stand in ``csrc/ops.cpp``. All of them check their arguments and raise ``ValueError`` (``IndexError`` for an
-index out of range) with the argument, the rule and what came.
+The schemas stand in ``csrc/ops.cpp``, shape functions and gradient formulas in ``_autograd.py``. All of them check their
+arguments and raise ``ValueError`` (``IndexError`` for an index out of range) with the argument, the rule and what came.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._library import load_kernels
+from . import _autograd  # noqa: F401  (loads the operators and registers their gradients)
 
-load_kernels()
 _ops = torch.ops.w2v_ext
 
 _REDUCTIONS = ("mean", "sum", "none")
@@ -149,65 +148,3 @@ def cpu_kernels() -> str:
 
 def _two_dims(pos: Tensor) -> Tensor:
     return pos.unsqueeze(1) if pos.dim() == 1 else pos
-
-
-def _accumulator(weight: Tensor) -> torch.dtype:
-    return torch.float64 if weight.dtype == torch.float64 else torch.float32
-
-
-@torch.library.register_fake("w2v_ext::negative_sampling_loss")
-def _loss_shapes(in_weight, out_weight, center, pos, neg, sparse_grad):
-    for name, tensor in (("out_weight", out_weight), ("center", center), ("pos", pos), ("neg", neg)):
-        if tensor.device != in_weight.device:
-            raise ValueError(f"{name}: expected to be on the device of in_weight, {in_weight.device}, got {tensor.device}")
-    batch, targets = center.shape[0], pos.shape[1] + neg.shape[1]
-    return (
-        in_weight.new_empty((batch,), dtype=_accumulator(in_weight)),
-        in_weight.new_empty((batch, targets), dtype=_accumulator(in_weight)),
-    )
-
-
-@torch.library.register_fake("w2v_ext::negative_sampling_loss_backward")
-def _backward_shapes(grad_loss, coef, in_weight, out_weight, center, pos, neg):
-    return in_weight.new_empty(in_weight.shape), out_weight.new_empty(out_weight.shape)
-
-
-@torch.library.register_fake("w2v_ext::sgns_step_")
-def _step_shapes(in_weight, out_weight, center, pos, neg, step):
-    return in_weight.new_empty((center.shape[0],), dtype=_accumulator(in_weight))
-
-
-def _save_for_backward(ctx, inputs, output):
-    in_weight, out_weight, center, pos, neg, sparse_grad = inputs
-    _, coef = output
-    ctx.save_for_backward(in_weight, out_weight, center, pos, neg, coef)
-    ctx.mark_non_differentiable(coef)
-    ctx.sparse_grad = sparse_grad
-
-
-def _loss_backward(ctx, grad_loss, _grad_coef):
-    in_weight, out_weight, center, pos, neg, coef = ctx.saved_tensors
-    if not ctx.sparse_grad:
-        grads = _ops.negative_sampling_loss_backward(grad_loss, coef, in_weight, out_weight, center, pos, neg)
-        return *grads, None, None, None, None
-    in_rows, in_values, out_rows, out_values = _ops.negative_sampling_loss_backward_sparse(
-        grad_loss, coef, in_weight, out_weight, center, pos, neg
-    )
-    return _coo(in_rows, in_values, in_weight), _coo(out_rows, out_values, out_weight), None, None, None, None
-
-
-def _coo(rows: Tensor, values: Tensor, weight: Tensor) -> Tensor:
-    return torch.sparse_coo_tensor(rows.unsqueeze(0), values, weight.shape, is_coalesced=True, check_invariants=False)
-
-
-torch.library.register_autograd("w2v_ext::negative_sampling_loss", _loss_backward, setup_context=_save_for_backward)
-
-
-def _no_second_derivative(ctx, *grads):
-    raise RuntimeError(
-        "w2v_ext.negative_sampling_loss has no second derivative; use w2v_ext.reference.negative_sampling_loss for it"
-    )
-
-
-torch.library.register_autograd("w2v_ext::negative_sampling_loss_backward", _no_second_derivative)
-torch.library.register_autograd("w2v_ext::negative_sampling_loss_backward_sparse", _no_second_derivative)
