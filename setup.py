@@ -1,7 +1,8 @@
 """Build the compiled parts of w2v_ext; everything else about the package stands in pyproject.toml.
 
 Environment switches
-    W2V_EXT_CUDA=1|0       build the CUDA kernels, or leave them out (default: built when PyTorch has CUDA and nvcc is found)
+    W2V_EXT_CUDA=1|0       build the CUDA kernels, or leave them out (default: built when PyTorch has CUDA and nvcc is
+                           found)
     TORCH_CUDA_ARCH_LIST   GPU architectures (default: 8.0;8.6;8.9;9.0;10.0+PTX, as far as nvcc knows them)
     MAX_JOBS               compiler processes at once
 """

@@ -2,9 +2,9 @@
 
     python bench/compare_trainers.py --corpus imdb.txt --eval-dir eval --seeds 3 --out bench/results/trainer-cpu.json
 
-Each side trains in a process of its own, in turns (A B A B ...), so that a drift of the machine meets both. Speed is raw
-words (in the vocabulary, before subsampling) per second of training wall time, without reading and vocabulary. Quality
-is judged by gensim's own evaluators for both: Spearman on WS353 and SimLex-999, accuracy on the analogies
+Each side trains in a process of its own, in turns (A B A B ...), so that a drift of the machine meets both. Speed is
+raw words (in the vocabulary, before subsampling) per second of training wall time, without reading and vocabulary.
+Quality is judged by gensim's own evaluators for both: Spearman on WS353 and SimLex-999, accuracy on the analogies
 (restrict_vocab 30,000). Needs the `bench` extra; `--eval-dir` holds EN-WS-353-ALL.txt, EN-SIMLEX-999.txt and
 questions-words.txt.
 """
@@ -43,7 +43,9 @@ def train_gensim(corpus: str, epochs: int, threads: int, seed: int, settings: di
     model.build_vocab(corpus_file=corpus)
     words = int(sum(model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key))
     start = time.perf_counter()
-    model.train(corpus_file=corpus, total_words=model.corpus_total_words, total_examples=model.corpus_count, epochs=epochs)
+    model.train(
+        corpus_file=corpus, total_words=model.corpus_total_words, total_examples=model.corpus_count, epochs=epochs
+    )
     seconds = time.perf_counter() - start
     model.wv.save_word2vec_format(vectors, binary=True)
     return {"words_per_second": words * epochs / seconds, "seconds": seconds}
@@ -116,7 +118,12 @@ def machine() -> dict:
 
 def spread(values: list[float]) -> dict:
     """Median, extremes and mean."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values), "mean": statistics.fmean(values)}
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "mean": statistics.fmean(values),
+    }
 
 
 def main() -> None:
@@ -150,7 +157,9 @@ def main() -> None:
                 runs[side].append(run)
                 print(side, json.dumps(run), file=sys.stderr, flush=True)
 
-    ratios = [o["words_per_second"] / g["words_per_second"] for o, g in zip(runs["w2v_ext"], runs["gensim"], strict=True)]
+    ratios = [
+        o["words_per_second"] / g["words_per_second"] for o, g in zip(runs["w2v_ext"], runs["gensim"], strict=True)
+    ]
     summary = {"ratio": spread(ratios)}
     for side, results in runs.items():
         keys = [k for k in ("words_per_second", "ws353", "simlex", "analogies") if k in results[0]]

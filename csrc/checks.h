@@ -46,8 +46,7 @@ inline LossShape check_loss_arguments(const Tensor& in_weight, const Tensor& out
   const ScalarType type = in_weight.scalar_type();
   W2V_CHECK(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16 ||
                 type == ScalarType::Half,
-            "in_weight: expected dtype float32, float64, bfloat16 or float16, got ",
-            torch::headeronly::toString(type));
+            "in_weight: expected dtype float32, float64, bfloat16 or float16, got ", torch::headeronly::toString(type));
   W2V_CHECK(out_weight.scalar_type() == type, "out_weight: expected the dtype of in_weight, ",
             torch::headeronly::toString(type), ", got ", torch::headeronly::toString(out_weight.scalar_type()));
   W2V_CHECK(in_weight.size(1) == out_weight.size(1), "out_weight: expected shape (V, D) with D = ", in_weight.size(1),
@@ -71,8 +70,7 @@ inline LossShape check_loss_arguments(const Tensor& in_weight, const Tensor& out
   const char* other_names[] = {"out_weight", "center", "pos", "neg"};
   for (int i = 0; i < 4; ++i)
     W2V_CHECK(others[i]->device() == device, other_names[i], ": expected to be on the device of in_weight");
-  const LossShape shape{batch,           pos.size(1),          neg.size(1), in_weight.size(1),
-                        in_weight.size(0), out_weight.size(0)};
+  const LossShape shape{batch, pos.size(1), neg.size(1), in_weight.size(1), in_weight.size(0), out_weight.size(0)};
   W2V_CHECK(batch * (shape.positives + shape.negatives) < 0xFFFFFFFF,
             "pos, neg: expected fewer than 2^32 indices in a batch, got ", shape_of(pos), " and ", shape_of(neg));
   return shape;

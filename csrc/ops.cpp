@@ -23,7 +23,8 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
 
   // weights (V,) float64 -> alias table (V, 2) int32: threshold (bits of a uint32) and alias of each column.
   m.def("alias_table(Tensor weights) -> Tensor");
-  // (B, count) int64 draws from the alias table, none equal to positive (B,) int64 of its row; positive -1 excludes none.
+  // (B, count) int64 draws from the alias table, none equal to positive (B,) int64 of its row; positive -1 excludes
+  // none.
   m.def("sample_negatives(Tensor alias, Tensor positive, int count, int seed) -> Tensor");
 
   // Epoch path: trains on the sentences that start in ids[begin, end), in place, and gives the float64 sums

@@ -1,5 +1,6 @@
-// The noise distribution as an alias table (Walker 1977; built as Vose 1991): one column per word, 8 bytes each, so that
-// 50,000 words take 400 KB and stay in L2, where word2vec.c's table of 10^8 entries misses the cache at every draw.
+// The noise distribution as an alias table (Walker 1977; built as Vose 1991): one column per word, 8 bytes each, so
+// that 50,000 words take 400 KB and stay in L2, where word2vec.c's table of 10^8 entries misses the cache at every
+// draw.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -32,7 +33,8 @@ W2V_HOST_DEVICE inline uint32_t sample_negative(const AliasColumn* table, uint32
   return word;
 }
 
-// weights: n non-negative numbers with a positive, finite sum (checked by the caller). Words of weight 0 are never drawn.
+// weights: n non-negative numbers with a positive, finite sum (checked by the caller). Words of weight 0 are never
+// drawn.
 inline void build_alias_table(const double* weights, int64_t n, AliasColumn* table) {
   double total = 0;
   for (int64_t i = 0; i < n; ++i) total += weights[i];

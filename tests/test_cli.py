@@ -220,7 +220,9 @@ def limited(command, size):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    return subprocess.run([sys.executable, "-m", "w2v_ext.train", *command], preexec_fn=limit, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "w2v_ext.train", *command], preexec_fn=limit, capture_output=True, text=True
+    )
 
 
 def test_full_disk_leaves_the_old_model(text, tmp_path):

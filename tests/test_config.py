@@ -40,8 +40,8 @@ def test_other_settings(settings, message):
 
 def test_flags():
     config, resume = parse_arguments(
-        "--corpus a.txt b.txt --out v --dim 50 --min-count 2 --max-vocab 1000 --sample 1e-4 --lr 0.05 --probe king,queen "
-        "--lowercase --resume".split()
+        "--corpus a.txt b.txt --out v --dim 50 --min-count 2 --max-vocab 1000 --sample 1e-4 --lr 0.05 "
+        "--probe king,queen --lowercase --resume".split()
     )
     assert config.corpus == ("a.txt", "b.txt")
     assert (config.out, config.dim, config.min_count, config.max_vocab) == ("v", 50, 2, 1000)
@@ -61,7 +61,9 @@ def test_defaults_are_word2vecs():
 def test_flags_win_over_the_config_file(tmp_path, name):
     path = tmp_path / name
     settings = {"dim": 64, "min-count": 3, "sample": 1e-4, "corpus": ["x.txt"]}
-    path.write_text(json.dumps(settings) if name.endswith("json") else "dim: 64\nmin-count: 3\nsample: 1e-4\ncorpus: [x.txt]")
+    path.write_text(
+        json.dumps(settings) if name.endswith("json") else "dim: 64\nmin-count: 3\nsample: 1e-4\ncorpus: [x.txt]"
+    )
     config, _ = parse_arguments(["--config", str(path), "--dim", "32"])
     assert (config.dim, config.min_count, config.sample, config.corpus) == (32, 3, 1e-4, ("x.txt",))
 

@@ -268,7 +268,11 @@ def bad(**changes):
         ({"neg": lambda t: t[:, 0]}, ValueError, r"neg: expected shape \(B, K\) with B = 16 .* got \(16,\)"),
         ({"center": lambda t: t + 50}, IndexError, r"center: index \d+ at position 0 is out of range for in_weight wi"),
         ({"pos": lambda t: -t - 1}, IndexError, r"pos: index -\d+ at position 0, 0 is out of range for out_weight"),
-        ({"neg": lambda t: t.index_fill(0, torch.tensor([3]), 50)}, IndexError, "neg: index 50 at position 3, 0 .*50 r"),
+        (
+            {"neg": lambda t: t.index_fill(0, torch.tensor([3]), 50)},
+            IndexError,
+            "neg: index 50 at position 3, 0 .*50 r",
+        ),
     ],
 )
 def test_bad_arguments_are_named(changes, error, message):

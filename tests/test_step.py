@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from test_loss import TOLERANCE, bad, make_batch
 
 import w2v_ext
-from test_loss import TOLERANCE, bad, make_batch
 from w2v_ext import reference
 
 

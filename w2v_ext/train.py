@@ -17,8 +17,8 @@ from tqdm import tqdm
 from .config import TrainConfig
 from .corpus import Corpus, CorpusOptions, prepare_corpus
 from .download import DownloadError, text8_path
-from .formats import save_model
 from .keyedvectors import KeyedVectors
+from .model_files import save_model
 from .synthetic import BUILTIN_PROBES, builtin_corpus_path
 from .trainer import CHECKPOINT, Interrupted, Trainer, TrainingError
 
@@ -63,7 +63,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig
 
 def open_corpus(config: TrainConfig, progress: bool = True) -> Corpus:
     """Find, download or generate the text, and encode it (or map the encoded copy of an earlier run)."""
-    cache = Path(config.cache_dir) if config.cache_dir else None
+    cache = config.cache_dir
     sources: list[str | Path] = []
     for source in config.corpus or ("builtin",):
         if source == "builtin" and not config.corpus:
@@ -88,7 +88,7 @@ def open_corpus(config: TrainConfig, progress: bool = True) -> Corpus:
         return prepare_corpus(
             sources,
             options,
-            cache_dir=cache / "corpora" if cache else None,
+            cache_dir=cache,
             threads=config.num_threads,
             progress=show,
         )
@@ -136,8 +136,7 @@ def run(config: TrainConfig, *, resume: bool = False, out: TextIO | None = None)
         def on_epoch(t: Trainer) -> None:
             rate = t.words_done / max(t.state.train_seconds, 1e-9)
             bar.write(
-                f"epoch {t.state.epoch}/{config.epochs}  loss {t.loss:.4f}  lr {t.lr:.5f}  "
-                f"{rate / 1e6:.2f} M words/s",
+                f"epoch {t.state.epoch}/{config.epochs}  loss {t.loss:.4f}  lr {t.lr:.5f}  {rate / 1e6:.2f} M words/s",
                 file=out,
             )
             for line in neighbours(t.keyed_vectors(), probes) if probes else []:

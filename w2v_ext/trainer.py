@@ -1,13 +1,12 @@
 """The training loop on the direct path: slices of the mapped corpus go to the in-place kernel, one after the other.
 
-The kernel's draws and learning rate depend on the place in the corpus alone, so where a slice ends changes nothing: with
-one thread a run that was interrupted and resumed gives the same bits as one that was not.
+The kernel's draws and learning rate depend on the place in the corpus alone, so where a slice ends changes nothing:
+with one thread a run that was interrupted and resumed gives the same bits as one that was not.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -25,6 +24,7 @@ from torch import Tensor
 from . import ops
 from .config import TrainConfig
 from .corpus import Corpus
+from .files import write_files
 from .keyedvectors import KeyedVectors
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -188,8 +188,8 @@ class Trainer:
         state.words += int(words)
         if not np.isfinite(loss):
             raise TrainingError(
-                f"lr: the loss became {loss} in epoch {state.epoch + 1}; the vectors have diverged, try a learning rate "
-                f"below {config.lr}"
+                f"lr: the loss became {loss} in epoch {state.epoch + 1}; the vectors have diverged, try a learning "
+                f"rate below {config.lr}"
             )
         return seconds
 
@@ -221,23 +221,16 @@ class Trainer:
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, directory: str | Path) -> Path:
-        """Write weights, state and settings to one file, under a temporary name first; gives its path."""
+        """Write weights, state and settings to one file, which appears whole or not at all; gives its path."""
         path = Path(directory) / CHECKPOINT
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{CHECKPOINT}.{os.getpid()}")
         metadata = {
             "state": json.dumps(asdict(self.state)),
             "config": json.dumps(self.config.to_dict()),
             "corpus": json.dumps(self._fingerprint()),
         }
-        try:
-            weights = {"in_weight": self.in_weight.contiguous(), "out_weight": self.out_weight.contiguous()}
-            save_file(weights, temporary, metadata)
-            os.replace(temporary, path)
-        except (OSError, SafetensorError) as error:
-            raise OSError(f"cannot write the checkpoint {path}: {error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        weights = {"in_weight": self.in_weight.contiguous(), "out_weight": self.out_weight.contiguous()}
+        write_files({path: lambda target: save_file(weights, target, metadata)})
         return path
 
     def load_checkpoint(self, directory: str | Path) -> None:
@@ -268,7 +261,9 @@ class Trainer:
             raise ValueError(f"resume: the corpus has changed since the checkpoint {path} was made")
         for name, weight in (("in_weight", self.in_weight), ("out_weight", self.out_weight)):
             if weights[name].shape != weight.shape:
-                raise ValueError(f"resume: {path}: {name} has shape {tuple(weights[name].shape)}, not {tuple(weight.shape)}")
+                raise ValueError(
+                    f"resume: {path}: {name} has shape {tuple(weights[name].shape)}, not {tuple(weight.shape)}"
+                )
             weight.copy_(weights[name])
         self.state = state
 

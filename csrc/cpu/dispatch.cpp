@@ -33,8 +33,8 @@ const KernelTable& choose() {
   if (has_avx2 && (name.empty() || name == "avx2")) return avx2::table;
 #endif
   if (name.empty() || name == "portable") return portable::table;
-  throw std::invalid_argument("W2V_EXT_CPU: expected avx512, avx2 or portable, and a machine that has it, got '" + name +
-                              "'");
+  throw std::invalid_argument("W2V_EXT_CPU: expected avx512, avx2 or portable, and a machine that has it, got '" +
+                              name + "'");
 }
 
 }  // namespace

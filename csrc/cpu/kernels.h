@@ -45,8 +45,8 @@ struct Batch {
   const T* in;
   const T* out;
   int64_t in_stride, out_stride, dim;
-  const uint32_t* center;  // (B,)
-  const uint32_t* index;   // (B, P + K)
+  const uint32_t* center;             // (B,)
+  const uint32_t* index;              // (B, P + K)
   int64_t batch, positives, targets;  // B, P, P + K
 };
 
@@ -54,7 +54,8 @@ struct Batch {
 template <typename T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-// The occurrences of an index array grouped by row: segment s is row rows[s] at positions order[start[s], start[s + 1]).
+// The occurrences of an index array grouped by row: segment s is row rows[s] at positions order[start[s], start[s +
+// 1]).
 struct Segments {
   const uint32_t* rows;
   const int64_t* start;

@@ -19,8 +19,8 @@ Tensor with_contiguous_rows(const Tensor& weight) {
 }
 
 template <typename I>
-void copy_checked(const Tensor& t, int64_t rows, const char* name, const char* weight_name, int64_t width, int64_t pitch,
-                  uint32_t* dst) {
+void copy_checked(const Tensor& t, int64_t rows, const char* name, const char* weight_name, int64_t width,
+                  int64_t pitch, uint32_t* dst) {
   const I* data = t.const_data_ptr<I>();
   const int64_t s0 = t.stride(0), s1 = t.dim() == 2 ? t.stride(1) : 0;
   for (int64_t b = 0; b < t.size(0); ++b)
@@ -70,9 +70,7 @@ struct Indices {
             shape.positives + shape.negatives};
   }
 
-  RowGroups by_center() const {
-    return RowGroups(center.data(), shape.batch, static_cast<uint32_t>(shape.in_rows));
-  }
+  RowGroups by_center() const { return RowGroups(center.data(), shape.batch, static_cast<uint32_t>(shape.in_rows)); }
   RowGroups by_target() const {
     return RowGroups(targets.data(), static_cast<int64_t>(targets.size()), static_cast<uint32_t>(shape.out_rows));
   }

@@ -26,9 +26,7 @@ class RowGroups {
     pairs_ = {};
   }
 
-  Segments view() const {
-    return {rows_.data(), start_.data(), order_.data(), static_cast<int64_t>(rows_.size())};
-  }
+  Segments view() const { return {rows_.data(), start_.data(), order_.data(), static_cast<int64_t>(rows_.size())}; }
   const std::vector<uint32_t>& rows() const { return rows_; }
 
  private:

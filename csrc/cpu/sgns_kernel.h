@@ -1,13 +1,14 @@
-// Skip-gram with negative sampling over a stretch of the corpus, updated in place (one thread; Hogwild between threads).
+// Skip-gram with negative sampling over a stretch of the corpus, updated in place (one thread; Hogwild between
+// threads).
 //
 // A window is one small matrix product: its M contexts (rows of in) against N = 1 + K outputs (the centre's row of out
 // and K negatives that all contexts share, as in pWord2Vec, Ji et al. 2016). Three passes over it:
 //   scores    tiles of kTile x 6 dot products in registers, then one shuffle tree per vector of scores
 //   logistic  e^-|s| once, giving the coefficient lr (label - sigmoid(s)) and the loss
 //   update    per vector of D: N outputs and N deltas in registers, each context read, moved and written once
-// Arithmetic: 3 N D multiply-adds per pair, 18 D at K = 5, so 2 x 16 lanes need 57 cycles per pair at D = 100 (padded to
-// 112 -> 63). Memory: each context row stays in L1 for the 2 W windows it is in; N rows of out per window come from L2 or
-// beyond and are prefetched kAhead windows early.
+// Arithmetic: 3 N D multiply-adds per pair, 18 D at K = 5, so 2 x 16 lanes need 57 cycles per pair at D = 100 (padded
+// to 112 -> 63). Memory: each context row stays in L1 for the 2 W windows it is in; N rows of out per window come from
+// L2 or beyond and are prefetched kAhead windows early.
 //
 // Within a window all gradients are taken at the scores' weights; rows met twice in one window get both updates.
 
@@ -243,8 +244,7 @@ inline void train_window(const SgnsParams& p, int64_t padded, Scratch* s, int nu
     const int size = std::min(kGroup, num_outputs - g);
     const float* coef = scores + g * num_contexts;
     const bool last = g + kGroup >= num_outputs;
-#define W2V_UPDATE(N) \
-  update_rows<N>(contexts, num_contexts, outputs + g, padded, coef, g == 0, last, s->deltas.data());
+#define W2V_UPDATE(N) update_rows<N>(contexts, num_contexts, outputs + g, padded, coef, g == 0, last, s->deltas.data());
     W2V_FOR_GROUP(size, W2V_UPDATE)
 #undef W2V_UPDATE
   }

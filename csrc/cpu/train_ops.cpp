@@ -50,8 +50,8 @@ Tensor sample_negatives(const Tensor& alias, const Tensor& positive, int64_t cou
   const int64_t* excluded = positive.const_data_ptr<int64_t>();
   for (int64_t b = 0; b < batch; ++b) {
     if (excluded[b] < -1 || excluded[b] >= vocab_size)
-      throw std::out_of_range(text("positive: index ", excluded[b], " at position ", b, " is out of range for ",
-                                   vocab_size, " words"));
+      throw std::out_of_range(
+          text("positive: index ", excluded[b], " at position ", b, " is out of range for ", vocab_size, " words"));
     W2V_CHECK(vocab_size >= 2 || excluded[b] < 0, "alias: expected at least two words to exclude one of them, got 1");
   }
   Tensor result = torch::stable::new_empty(positive, {batch, count});
@@ -60,8 +60,8 @@ Tensor sample_negatives(const Tensor& alias, const Tensor& positive, int64_t cou
     for (int64_t b = begin; b < end; ++b) {
       const uint64_t key = sentence_key(static_cast<uint64_t>(seed), 0, static_cast<uint64_t>(b));
       for (int64_t k = 0; k < count; ++k)
-        data[b * count + k] = sample_negative(table, static_cast<uint32_t>(vocab_size), draw(key, k),
-                                              static_cast<uint32_t>(excluded[b]));
+        data[b * count + k] =
+            sample_negative(table, static_cast<uint32_t>(vocab_size), draw(key, k), static_cast<uint32_t>(excluded[b]));
     }
   });
   return result;
@@ -70,8 +70,8 @@ Tensor sample_negatives(const Tensor& alias, const Tensor& positive, int64_t cou
 void check_weight(const Tensor& weight, const char* name, const Tensor& like) {
   W2V_CHECK(weight.dim() == 2 && weight.scalar_type() == ScalarType::Float, name,
             ": expected float32 of shape (V, D), got shape ", shape_of(weight));
-  W2V_CHECK(weight.size(0) == like.size(0) && weight.size(1) == like.size(1) && weight.stride(0) == like.stride(0), name,
-            ": expected the shape and strides of in_weight, ", shape_of(like), ", got ", shape_of(weight));
+  W2V_CHECK(weight.size(0) == like.size(0) && weight.size(1) == like.size(1) && weight.stride(0) == like.stride(0),
+            name, ": expected the shape and strides of in_weight, ", shape_of(like), ", got ", shape_of(weight));
   W2V_CHECK(weight.stride(1) == 1 && weight.stride(0) % 16 == 0 && weight.stride(0) >= weight.size(1) &&
                 reinterpret_cast<uintptr_t>(weight.data_ptr()) % 64 == 0,
             name, ": expected 64-byte aligned rows padded with zeros to a multiple of 16 floats, got stride(0) = ",
@@ -90,9 +90,9 @@ Tensor train_sgns(const Tensor& in_weight, const Tensor& out_weight, const Tenso
             "ids: expected a contiguous int32 tensor of shape (N,), got shape ", shape_of(ids));
   const AliasColumn* table = check_alias(alias);
   W2V_CHECK(alias.size(0) == vocab_size, "alias: expected ", vocab_size, " words as in_weight, got ", alias.size(0));
-  W2V_CHECK(keep.dim() == 1 && keep.size(0) == vocab_size && keep.scalar_type() == ScalarType::Int &&
-                keep.is_contiguous(),
-            "keep: expected a contiguous int32 tensor of shape (V,) = (", vocab_size, ",), got ", shape_of(keep));
+  W2V_CHECK(
+      keep.dim() == 1 && keep.size(0) == vocab_size && keep.scalar_type() == ScalarType::Int && keep.is_contiguous(),
+      "keep: expected a contiguous int32 tensor of shape (V,) = (", vocab_size, ",), got ", shape_of(keep));
   W2V_CHECK(window >= 1 && window <= 1 << 20, "window: expected an integer from 1 to 2^20, got ", window);
   W2V_CHECK(negative >= 1 && negative <= 1 << 20, "negative: expected an integer from 1 to 2^20, got ", negative);
   W2V_CHECK(epochs >= 1 && epoch >= 0 && epoch < epochs, "epoch: expected 0 <= epoch < epochs, got ", epoch, " of ",
