@@ -19,7 +19,7 @@ from setuptools import Extension, setup
 from torch.utils import cpp_extension
 
 TORCH_2_10 = "0x020a000000000000"  # the oldest release whose stable ABI the kernels use
-CXX_FLAGS = ["-O3", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
+CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
 
 
 def sources(folder: str, *patterns: str) -> list[str]:
@@ -62,7 +62,7 @@ extensions = [
         "w2v_ext._text",
         sources("text", "*.cpp"),
         include_dirs=[pybind11.get_include()],
-        extra_compile_args=["-O3", "-fvisibility=hidden", "-std=c++20"],
+        extra_compile_args=["-O3", "-g0", "-fvisibility=hidden", "-std=c++20"],
         language="c++",
     ),
 ]
@@ -73,7 +73,10 @@ if want_cuda():
             "w2v_ext._kernels_cuda",
             sources("cuda", "*.cu"),
             include_dirs=[os.path.abspath("csrc")],
-            extra_compile_args={"cxx": [*CXX_FLAGS, "-DUSE_CUDA"], "nvcc": ["-O3", *CXX_FLAGS[2:], "-DUSE_CUDA"]},
+            extra_compile_args={
+                "cxx": [*CXX_FLAGS, "-DUSE_CUDA"],
+                "nvcc": ["-O3", "-Xcompiler=-fvisibility=hidden", CXX_FLAGS[-1], "-DUSE_CUDA"],
+            },
             py_limited_api=True,
         )
     )

@@ -2,12 +2,16 @@
 #pragma once
 #include <torch/csrc/stable/tensor.h>
 #include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
 #include <limits>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+
+#include "accumulator.h"
 
 namespace w2v {
 
@@ -74,6 +78,43 @@ inline LossShape check_loss_arguments(const Tensor& in_weight, const Tensor& out
   W2V_CHECK(batch * (shape.positives + shape.negatives) < 0xFFFFFFFF,
             "pos, neg: expected fewer than 2^32 indices in a batch, got ", shape_of(pos), " and ", shape_of(neg));
   return shape;
+}
+
+inline ScalarType accumulator_type(const Tensor& weight) {
+  return weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline void check_gradient_arguments(const Tensor& grad_loss, const Tensor& coef, const Tensor& in_weight,
+                                     const LossShape& shape) {
+  const ScalarType type = accumulator_type(in_weight);
+  const int64_t targets = shape.positives + shape.negatives;
+  W2V_CHECK(grad_loss.dim() == 1 && grad_loss.size(0) == shape.batch && grad_loss.scalar_type() == type,
+            "grad_loss: expected shape (B,) = (", shape.batch, ",) in the accumulation dtype, got ",
+            shape_of(grad_loss));
+  W2V_CHECK(coef.dim() == 2 && coef.size(0) == shape.batch && coef.size(1) == targets && coef.scalar_type() == type,
+            "coef: expected shape (B, P + K) = (", shape.batch, ", ", targets, ") in the accumulation dtype, got ",
+            shape_of(coef));
+  W2V_CHECK(grad_loss.device() == in_weight.device(), "grad_loss: expected to be on the device of in_weight");
+  W2V_CHECK(coef.device() == in_weight.device(), "coef: expected to be on the device of in_weight");
+}
+
+inline Tensor with_contiguous_rows(const Tensor& weight) {
+  return weight.size(1) <= 1 || weight.stride(1) == 1 ? weight : torch::stable::contiguous(weight);
+}
+
+// Calls body(T{}) with the C++ type of the weights.
+template <typename Body>
+void with_weight_type(const Tensor& weight, const Body& body) {
+  switch (weight.scalar_type()) {
+    case ScalarType::Double:
+      return body(double{});
+    case ScalarType::BFloat16:
+      return body(torch::headeronly::BFloat16{});
+    case ScalarType::Half:
+      return body(torch::headeronly::Half{});
+    default:
+      return body(float{});
+  }
 }
 
 // In-place updates write through the tensors they were given, so rows must lie in memory as they are.

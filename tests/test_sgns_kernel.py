@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import w2v_ext
-from w2v_ext import reference
+from w2v_ext import ops, reference
 from w2v_ext.trainer import keep_thresholds, padded_weight
 
 KERNELS = ("avx512", "avx2", "portable")
@@ -36,9 +36,10 @@ def train(weights, ids, alias, keep, *, window=5, negative=5, seed=7, epoch=0, e
     total = np.zeros(3)
     edges = [0, *cuts, len(ids)]
     for begin, end in zip(edges, edges[1:], strict=False):
-        total += torch.ops.w2v_ext.train_sgns_(
-            *weights, ids, alias, keep, window, negative, seed, epoch, epochs, lr, begin, end, threads
-        ).numpy()
+        total += ops.train_sgns_(
+            *weights, ids, alias, keep, window=window, negative=negative, seed=seed, epoch=epoch, epochs=epochs, lr=lr,
+            begin=begin, end=end, threads=threads,
+        )  # fmt: skip
     return total
 
 

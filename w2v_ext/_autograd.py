@@ -58,6 +58,18 @@ def _loss_backward(ctx, grad_loss, _grad_coef):
     return _coo(in_rows, in_values, in_weight), _coo(out_rows, out_values, out_weight), None, None, None, None
 
 
+@torch.library.register_kernel("w2v_ext::negative_sampling_loss_backward_sparse", "cuda")
+def _sparse_backward_cuda(grad_loss, coef, in_weight, out_weight, center, pos, neg):
+    # The dense gradients of the rows met, renumbered; unique waits for the device, as the number of rows must be known.
+    in_rows, center = torch.unique(center.long(), return_inverse=True)  # (R,), (B,)
+    out_rows, targets = torch.unique(torch.cat([pos.long(), neg.long()], 1), return_inverse=True)  # (S,), (B, P + K)
+    pos, neg = targets.split([pos.shape[1], neg.shape[1]], 1)
+    in_values, out_values = _ops.negative_sampling_loss_backward(
+        grad_loss, coef, in_weight[in_rows], out_weight[out_rows], center, pos, neg
+    )
+    return in_rows, in_values, out_rows, out_values
+
+
 def _coo(rows: Tensor, values: Tensor, weight: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(rows.unsqueeze(0), values, weight.shape, is_coalesced=True, check_invariants=False)
 

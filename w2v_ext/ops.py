@@ -1,10 +1,14 @@
 """The Python face of every operator.
 
-The schemas stand in ``csrc/ops.cpp``, shape functions and gradient formulas in ``_autograd.py``. All of them check their
-arguments and raise ``ValueError`` (``IndexError`` for an index out of range) with the argument, the rule and what came.
+The schemas stand in ``csrc/ops.cpp``, shape functions and gradient formulas in ``_autograd.py``. All of them check
+their arguments and raise ``ValueError`` (``IndexError`` for an index out of range) with the argument, the rule and what
+came.
 """
 
 from __future__ import annotations
+
+import re
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +16,20 @@ from torch import Tensor
 from . import _autograd  # noqa: F401  (loads the operators and registers their gradients)
 
 _ops = torch.ops.w2v_ext
+_ARGUMENT_ERROR = re.compile(r"[A-Za-z0-9_]+(, [a-z_]+)*: expected ")
+
+
+def _call(op: Any, *args: Any) -> Any:
+    """Call an operator; its argument errors are ValueErrors on every PyTorch (2.15 hands them on as RuntimeErrors)."""
+    if torch.compiler.is_compiling():
+        return op(*args)
+    try:
+        return op(*args)
+    except RuntimeError as error:
+        if type(error) is RuntimeError and _ARGUMENT_ERROR.match(str(error)):
+            raise ValueError(str(error)) from None
+        raise
+
 
 _REDUCTIONS = ("mean", "sum", "none")
 
@@ -61,7 +79,7 @@ def negative_sampling_loss(
     """
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction: expected one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-    loss, _ = _ops.negative_sampling_loss(in_weight, out_weight, center, _two_dims(pos), neg, sparse_grad)
+    loss, _ = _call(_ops.negative_sampling_loss, in_weight, out_weight, center, _two_dims(pos), neg, sparse_grad)
     if reduction == "none":
         return loss
     if reduction == "sum":
@@ -106,7 +124,8 @@ def sgns_step_(
         raise ValueError(f"lr: expected a positive number, got {lr!r}")
     examples = max(center.shape[0], 1) if reduction == "mean" else 1
     with torch.no_grad():
-        return _ops.sgns_step_(in_weight, out_weight, center, _two_dims(pos), neg, lr / examples).sum() / examples
+        loss = _call(_ops.sgns_step_, in_weight, out_weight, center, _two_dims(pos), neg, lr / examples)
+    return loss.sum() / examples
 
 
 def alias_table(weights: Tensor) -> Tensor:
@@ -120,7 +139,7 @@ def alias_table(weights: Tensor) -> Tensor:
         (V, 2) int32 on the CPU: per column a threshold (the bits of a uint32) and the other word. For
         :func:`sample_negatives` and the trainer.
     """
-    return _ops.alias_table(weights.detach().to("cpu", torch.float64).contiguous())
+    return _call(_ops.alias_table, weights.detach().to("cpu", torch.float64).contiguous())
 
 
 def sample_negatives(alias: Tensor, positive: Tensor, count: int, seed: int) -> Tensor:
@@ -135,7 +154,53 @@ def sample_negatives(alias: Tensor, positive: Tensor, count: int, seed: int) -> 
     Returns:
         (B, K) int64 on the CPU.
     """
-    return _ops.sample_negatives(alias, positive.to("cpu", torch.int64).contiguous(), count, seed)
+    return _call(_ops.sample_negatives, alias, positive.to("cpu", torch.int64).contiguous(), count, seed)
+
+
+def train_sgns_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    ids: Tensor,
+    alias: Tensor,
+    keep: Tensor,
+    *,
+    window: int,
+    negative: int,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    lr: float,
+    begin: int,
+    end: int,
+    threads: int,
+) -> tuple[float, int, int]:
+    """Train on the sentences that start in ``ids[begin:end]``, in place: the inside of :class:`w2v_ext.Trainer`.
+
+    A centre's contexts share its negatives; every draw depends on (seed, epoch, place in the corpus) alone. Threads
+    share the weights without locks (Hogwild); with one thread the result is the same bits however the corpus is cut.
+
+    Args:
+        in_weight, out_weight: (V, D) float32, rows 64-byte aligned and padded with zeros to a multiple of 16 floats
+            (see :func:`w2v_ext.trainer.padded_weight`).
+        ids: (N,) int32, sentences of word ids, each closed by -1.
+        alias: from :func:`alias_table`, V words.
+        keep: (V,) int32 holding the bits of uint32 subsampling thresholds.
+        window: largest distance of a context; negative: samples per centre.
+        seed, epoch, epochs: of the draws, and for the learning rate, which falls linearly from ``lr`` to a 10,000th.
+        begin, end: the part of ``ids``.
+        threads: at least 1.
+
+    Returns:
+        The loss summed over (centre, context) pairs in float64, the number of pairs, and of words after subsampling.
+
+    Equivalent in NumPy: :func:`w2v_ext.reference.train_sgns_`.
+    """
+    loss, pairs, words = _call(
+        _ops.train_sgns_,
+        *(in_weight, out_weight, ids, alias, keep),
+        *(window, negative, seed, epoch, epochs, lr, begin, end, threads),
+    ).tolist()
+    return loss, int(pairs), int(words)
 
 
 def cpu_kernels() -> str:
@@ -143,7 +208,7 @@ def cpu_kernels() -> str:
 
     Chosen at the first call as the widest that the machine has; the environment variable ``W2V_EXT_CPU`` overrides it.
     """
-    return _ops.cpu_kernels()
+    return _call(_ops.cpu_kernels)
 
 
 def _two_dims(pos: Tensor) -> Tensor:

@@ -176,16 +176,28 @@ class Trainer:
     def _train_slice(self, end: int) -> float:
         state, config = self.state, self.config
         start = time.perf_counter()
-        loss, pairs, words = torch.ops.w2v_ext.train_sgns_(
-            self.in_weight, self.out_weight, self._ids, self._alias, self._keep, config.window, config.negative,
-            config.seed, state.epoch, config.epochs, config.lr, state.position, end, config.num_threads,
-        ).tolist()  # fmt: skip
+        loss, pairs, words = ops.train_sgns_(
+            self.in_weight,
+            self.out_weight,
+            self._ids,
+            self._alias,
+            self._keep,
+            window=config.window,
+            negative=config.negative,
+            seed=config.seed,
+            epoch=state.epoch,
+            epochs=config.epochs,
+            lr=config.lr,
+            begin=state.position,
+            end=end,
+            threads=config.num_threads,
+        )
         seconds = time.perf_counter() - start
         state.train_seconds += seconds
         state.position = end
         state.epoch_loss += loss
-        state.epoch_pairs += int(pairs)
-        state.words += int(words)
+        state.epoch_pairs += pairs
+        state.words += words
         if not np.isfinite(loss):
             raise TrainingError(
                 f"lr: the loss became {loss} in epoch {state.epoch + 1}; the vectors have diverged, try a learning "

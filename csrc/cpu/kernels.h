@@ -5,8 +5,8 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
-#include <type_traits>
 
+#include "../accumulator.h"
 #include "../sampler.h"
 
 namespace w2v {
@@ -49,10 +49,6 @@ struct Batch {
   const uint32_t* index;              // (B, P + K)
   int64_t batch, positives, targets;  // B, P, P + K
 };
-
-// double accumulates in double, all others in float; losses and coefficients have the accumulator's type
-template <typename T>
-using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 // The occurrences of an index array grouped by row: segment s is row rows[s] at positions order[start[s], start[s +
 // 1]).

@@ -14,10 +14,6 @@ namespace {
 
 constexpr int64_t kGrain = 256;  // examples (or occurrences) that are worth a thread
 
-Tensor with_contiguous_rows(const Tensor& weight) {
-  return weight.size(1) <= 1 || weight.stride(1) == 1 ? weight : torch::stable::contiguous(weight);
-}
-
 template <typename I>
 void copy_checked(const Tensor& t, int64_t rows, const char* name, const char* weight_name, int64_t width,
                   int64_t pitch, uint32_t* dst) {
@@ -84,25 +80,6 @@ const LossKernels<T>& loss_kernels() {
   if constexpr (std::is_same_v<T, torch::headeronly::Half>) return kernels().f16;
 }
 
-// Calls body(T{}) with the C++ type of the weights.
-template <typename Body>
-auto with_weight_type(const Tensor& weight, const Body& body) {
-  switch (weight.scalar_type()) {
-    case ScalarType::Double:
-      return body(double{});
-    case ScalarType::BFloat16:
-      return body(torch::headeronly::BFloat16{});
-    case ScalarType::Half:
-      return body(torch::headeronly::Half{});
-    default:
-      return body(float{});
-  }
-}
-
-ScalarType accumulator_type(const Tensor& weight) {
-  return weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 std::tuple<Tensor, Tensor> forward(const Tensor& in_weight, const Tensor& out_weight, const Tensor& center,
                                    const Tensor& pos, const Tensor& neg, bool /*sparse_grad*/) {
   const LossShape shape = check_loss_arguments(in_weight, out_weight, center, pos, neg);
@@ -136,13 +113,7 @@ struct Backward {
         out(with_contiguous_rows(out_weight)),
         grad_loss(torch::stable::contiguous(grad)),
         coef(torch::stable::contiguous(coefficients)) {
-    const ScalarType type = accumulator_type(in_weight);
-    const LossShape& s = indices.shape;
-    W2V_CHECK(grad.dim() == 1 && grad.size(0) == s.batch && grad.scalar_type() == type,
-              "grad_loss: expected shape (B,) = (", s.batch, ",) in the accumulation dtype, got ", shape_of(grad));
-    W2V_CHECK(coef.dim() == 2 && coef.size(0) == s.batch && coef.size(1) == s.positives + s.negatives &&
-                  coef.scalar_type() == type,
-              "coef: expected shape (B, P + K) in the accumulation dtype, got ", shape_of(coef));
+    check_gradient_arguments(grad_loss, coef, in_weight, indices.shape);
   }
 
   void write(const RowGroups& centers, const RowGroups& targets, bool dense, Tensor& grad_in, Tensor& grad_out) const {
