@@ -288,3 +288,15 @@ def test_unknown_reduction():
 def test_other_device():
     with pytest.raises(ValueError, match="center: expected to be on the device of in_weight, cpu, got meta"):
         w2v_ext.negative_sampling_loss(*bad(center=lambda t: t.to("meta")))
+
+
+def test_full_softmax_reference_matches_cross_entropy():
+    in_weight, out_weight, center, pos, _ = make_batch(torch.float64)
+    loss, grad_in, grad_out = reference.skipgram_softmax_loss(
+        in_weight.detach().numpy(), out_weight.detach().numpy(), center.numpy(), pos[:, 0].numpy()
+    )
+    expected = torch.nn.functional.cross_entropy(in_weight[center] @ out_weight.T, pos[:, 0])
+    wanted = torch.autograd.grad(expected, (in_weight, out_weight))
+    assert loss == pytest.approx(expected.item(), rel=1e-13)
+    torch.testing.assert_close(torch.from_numpy(grad_in), wanted[0])
+    torch.testing.assert_close(torch.from_numpy(grad_out), wanted[1])

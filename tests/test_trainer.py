@@ -189,10 +189,11 @@ def test_thresholds_hold_probabilities():
     assert thresholds.tolist() == [2**32 - 1, 2**31 - 1, 0, 0]
 
 
-@pytest.mark.parametrize("dim", [1, 15, 16, 17, 100])
-def test_padded_rows_are_aligned(dim):
-    weight = padded_weight(3, dim)
-    assert weight.shape == (3, dim)
+@pytest.mark.parametrize(("rows", "dim"), [(3, 1), (3, 15), (3, 16), (3, 17), (3, 100), (40_000, 20)])
+def test_padded_rows_are_aligned(rows, dim):
+    weight = padded_weight(rows, dim)
+    assert weight.shape == (rows, dim)
+    assert not weight.any()
     assert weight.data_ptr() % 64 == 0
     assert weight.stride(0) % 16 == 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -153,9 +154,4 @@ class TrainConfig:
 
 def _number(value: Any) -> Any:
     """YAML 1.1 reads 1e-3, which lacks the dot, as a string: take it as the number that it is."""
-    if isinstance(value, str) and value[:1] in "0123456789.+-":
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value) else value

@@ -6,7 +6,9 @@ with one thread a run that was interrupted and resumed gives the same bits as on
 
 from __future__ import annotations
 
+import contextlib
 import json
+import mmap
 import signal
 import threading
 import time
@@ -29,6 +31,7 @@ from .keyedvectors import KeyedVectors
 
 CHECKPOINT = "checkpoint.safetensors"
 _ROW_FLOATS = 16  # rows are padded to 64 bytes, a cache line and the widest vector
+_HUGE_PAGE = 2 << 20  # bytes
 _SLICE_SECONDS = 0.2  # between two looks at the clock, the keyboard and the progress bar
 
 
@@ -58,11 +61,22 @@ class TrainState:
 
 
 def padded_weight(vocab_size: int, dim: int) -> Tensor:
-    """A zero (V, D) float32 view whose rows start on 64-byte boundaries, as the in-place kernels want them."""
+    """A zero (V, D) float32 view whose rows start on 64-byte boundaries, as the in-place kernels want them.
+
+    Large tables lie in huge pages where the system has them: their rows are visited at random, and with small pages
+    nearly every visit misses the TLB (measured: 5 % of the training speed with 49,000 words).
+    """
     stride = -(-dim // _ROW_FLOATS) * _ROW_FLOATS
-    buffer = torch.zeros(vocab_size * stride + _ROW_FLOATS)
-    offset = -(buffer.data_ptr() // 4) % _ROW_FLOATS
-    return buffer[offset : offset + vocab_size * stride].view(vocab_size, stride)[:, :dim]
+    size = vocab_size * stride  # floats
+    if 4 * size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory = mmap.mmap(-1, 4 * size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        buffer, boundary = torch.frombuffer(memory, dtype=torch.float32), _HUGE_PAGE
+    else:
+        buffer, boundary = torch.zeros(size + _ROW_FLOATS), 4 * _ROW_FLOATS
+    offset = -buffer.data_ptr() % boundary // 4
+    return buffer[offset : offset + size].view(vocab_size, stride)[:, :dim]
 
 
 def keep_thresholds(probabilities: np.ndarray) -> Tensor:

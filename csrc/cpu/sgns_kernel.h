@@ -3,12 +3,14 @@
 //
 // A window is one small matrix product: its M contexts (rows of in) against N = 1 + K outputs (the centre's row of out
 // and K negatives that all contexts share, as in pWord2Vec, Ji et al. 2016). Three passes over it:
-//   scores    tiles of kTile x 6 dot products in registers, then one shuffle tree per vector of scores
+//   scores    tiles of 4 (2) x 6 dot products in registers, then one shuffle tree per vector of scores
 //   logistic  e^-|s| once, giving the coefficient lr (label - sigmoid(s)) and the loss
 //   update    per vector of D: N outputs and N deltas in registers, each context read, moved and written once
-// Arithmetic: 3 N D multiply-adds per pair, 18 D at K = 5, so 2 x 16 lanes need 57 cycles per pair at D = 100 (padded
-// to 112 -> 63). Memory: each context row stays in L1 for the 2 W windows it is in; N rows of out per window come from
-// L2 or beyond and are prefetched kAhead windows early.
+// Arithmetic: 3 N D multiply-adds per pair; at K = 5 and D = 100 (112 with padding) 126 vectors of 16 lanes, which two
+// units do in 63 cycles. Memory: a context's row stays in L1 for the 2 W windows that it is in; N rows of out per
+// window come from L2 or beyond. They are prefetched kAhead windows early, line by line between the steps of the
+// update: all at once they fill the miss buffers, and the core waits (measured: a quarter of the time, a half at D =
+// 300).
 //
 // Within a window all gradients are taken at the scores' weights; rows met twice in one window get both updates.
 
@@ -65,6 +67,65 @@ W2V_INLINE Vf fold(const Vf* a) {
                     fold_eighths(fold_column(a, 2), fold_column(a, 3)));
 }
 
+// The loss of many scores, kept in lanes: log(1 + e_1) + log(1 + e_2) + ... = log of a product, whose exponent is moved
+// out into `exponents` before it can overflow, so that one logarithm per sentence is enough.
+struct LossLanes {
+  Vf product, linear;  // linear: sums of max(t, 0) over a window
+  Vi exponents;
+  Vd linear_low, linear_high;  // the same over the sentence
+
+  W2V_INLINE void clear() {
+    product = broadcast(1.0f);
+    linear = Vf{};
+    exponents = Vi{};
+    linear_low = linear_high = Vd{};
+  }
+
+  W2V_INLINE void take_exponents(Vf* factors) {
+    const Vi bits = reinterpret_cast<Vi>(*factors);
+    exponents += (bits >> 23) - 127;
+    *factors = reinterpret_cast<Vf>((bits & 0x007FFFFF) | 0x3F800000);
+  }
+
+  W2V_INLINE void end_window() {
+    linear_low += widen_low(linear);
+    linear_high += widen_high(linear);
+    linear = Vf{};
+  }
+
+  W2V_INLINE double total() const {
+    double sum = horizontal_sum<double>(linear_low) + horizontal_sum<double>(linear_high), log_product = 0;
+    for (int i = 0; i < kWidth; ++i) {
+      sum += 0.6931471805599453 * exponents[i];
+      log_product += std::log(static_cast<double>(product[i]));
+    }
+    return sum + log_product;
+  }
+};
+
+// In: scores. Out: lr (label - sigmoid(score)). sign[i] is -1 where score i belongs to a positive, +1 for a negative:
+// with t = sign * score the loss is max(t, 0) + log(1 + e^-|t|) and its slope in t is sigmoid(t).
+W2V_INLINE void logistic(float* scores, const float* sign, int count, float lr, LossLanes* loss) {
+  Vi lane;
+  for (int i = 0; i < kWidth; ++i) lane[i] = i;
+  Vf product = loss->product, linear = loss->linear;
+  const Vf zero = Vf{}, one = broadcast(1.0f);
+  for (int i = 0; i < count; i += kWidth) {
+    const Vi inside = lane < count - i;
+    const Vf s = load(sign + i);
+    const Vf t = inside ? load(scores + i) * s : broadcast(-1e30f);
+    const Vf e = exp_nonpositive(t < zero ? t : -t);
+    const Vf one_plus = e + 1.0f;
+    store(scores + i, (t < zero ? e : one) / one_plus * s * -lr);
+    product *= inside ? one_plus : one;
+    linear += t < zero ? zero : t;                                         // so a NaN gets into the loss
+    if (i % (64 * kWidth) == 63 * kWidth) loss->take_exponents(&product);  // 64 factors of at most 2: far from 2^127
+  }
+  loss->take_exponents(&product);
+  loss->product = product;
+  loss->linear = linear;
+}
+
 // scores[m * N + n] = contexts[m] . outputs[n] for M x N rows; writes whole vectors, up to kWidth - 1 floats further.
 template <int M, int N>
 W2V_INLINE void score_tile(float* const* contexts, float* const* outputs, int64_t padded, float* scores) {
@@ -100,10 +161,14 @@ W2V_INLINE void score_rows(float* const* contexts, int num_contexts, float* cons
 
 // outputs[n] += sum_m coef[m, n] contexts[m]; contexts[m] += sum_n coef[m, n] outputs[n], both from the old values.
 // With more outputs than one group, the contexts' deltas are kept in `deltas` until the last group.
-template <int N>
+template <int N, bool kFirst, bool kLast>
 W2V_INLINE void update_rows(float* const* contexts, int num_contexts, float* const* outputs, int64_t padded,
-                            const float* coef, bool first, bool last, float* deltas) {
+                            const float* coef, float* deltas, float* const* ahead) {
   for (int64_t d = 0; d < padded; d += kWidth) {
+    if (d % 16 == 0) {
+#pragma GCC unroll 8
+      for (int n = 0; n < N + kLast; ++n) __builtin_prefetch(ahead[n] + d, 1, 3);
+    }
     Vf o[N], delta[N];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) {
@@ -112,163 +177,158 @@ W2V_INLINE void update_rows(float* const* contexts, int num_contexts, float* con
     }
     for (int m = 0; m < num_contexts; ++m) {
       const Vf c = load(contexts[m] + d);
-      Vf even = Vf{}, odd = Vf{};
+      Vf even = kFirst ? Vf{} : load(deltas + m * padded + d), odd = Vf{};
+      if (kLast) even += c;
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n) {
         const float g = coef[m * N + n];
         (n % 2 ? odd : even) += g * o[n];
         delta[n] += g * c;
       }
-      Vf moved = even + odd;
-      if (!first) moved += load(deltas + m * padded + d);
-      if (last) {
-        store(contexts[m] + d, c + moved);
-      } else {
-        store(deltas + m * padded + d, moved);
-      }
+      store(kLast ? contexts[m] + d : deltas + m * padded + d, even + odd);
     }
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) store(outputs[n] + d, load(outputs[n] + d) + delta[n]);  // a row may occur twice
   }
 }
 
-// The loss of many scores, kept in lanes: log(1 + e_1) + log(1 + e_2) + ... = log of a product, whose exponent is moved
-// out into `exponents` before it can overflow, so that one logarithm per sentence is enough.
-struct LossLanes {
-  Vf product;
-  Vi exponents;
-  Vd linear_low, linear_high;  // sums of max(t, 0)
-
-  W2V_INLINE void clear() {
-    product = broadcast(1.0f);
-    exponents = Vi{};
-    linear_low = linear_high = Vd{};
-  }
-
-  W2V_INLINE void flush_window(Vf linear) {
-    const Vi bits = reinterpret_cast<Vi>(product);
-    exponents += (bits >> 23) - 127;
-    product = reinterpret_cast<Vf>((bits & 0x007FFFFF) | 0x3F800000);
-    for (int i = 0; i < kWidth / 2; ++i) {
-      linear_low[i] += linear[i];
-      linear_high[i] += linear[i + kWidth / 2];
-    }
-  }
-
-  W2V_INLINE double total() const {
-    double sum = horizontal_sum<double>(linear_low) + horizontal_sum<double>(linear_high), log_product = 0;
-    for (int i = 0; i < kWidth; ++i) {
-      sum += 0.6931471805599453 * exponents[i];
-      log_product += std::log(static_cast<double>(product[i]));
-    }
-    return sum + log_product;
-  }
-};
-
-// In: scores. Out: lr (label - sigmoid(score)). sign[i] is -1 where score i belongs to a positive, +1 for a negative:
-// with t = sign * score the loss is max(t, 0) + log(1 + e^-|t|) and its slope in t is sigmoid(t).
-W2V_INLINE void logistic(float* scores, const float* sign, int count, float lr, LossLanes* loss) {
-  Vf linear = Vf{};
-  Vi lane;
-  for (int i = 0; i < kWidth; ++i) lane[i] = i;
-  for (int i = 0; i < count; i += kWidth) {
-    const Vi inside = lane < count - i;
-    const Vf s = load(sign + i);
-    Vf t = load(scores + i) * s;
-    t = inside ? t : broadcast(-1e30f);
-    const Vf zero = Vf{};
-    const Vf e = exp_nonpositive(t < zero ? t : -t);
-    const Vf one_plus = e + 1.0f;
-    const Vf slope = (t < zero ? e : broadcast(1.0f)) / one_plus;
-    store(scores + i, slope * s * -lr);
-    loss->product *= inside ? one_plus : broadcast(1.0f);
-    linear += t < zero ? zero : t;  // so a NaN gets into the loss
-    if ((i / kWidth) % 64 == 63) {  // 64 factors of at most 2 each: far from 2^127
-      loss->flush_window(linear);
-      linear = Vf{};
-    }
-  }
-  loss->flush_window(linear);
-}
-
 // Buffers of one thread, for windows of up to 2 W contexts and sentences of any length.
 struct Scratch {
-  std::vector<int32_t> kept, windows, negatives;
-  std::vector<float*> contexts, outputs;
-  std::vector<float> scores, sign, deltas;
+  std::vector<int32_t> kept, windows, places, negatives;
+  std::vector<uint64_t> draws;
+  std::vector<float*> contexts, outputs, ahead;
+  std::vector<float> coef, sign, ones, deltas;
 
   Scratch(const SgnsParams& p, int64_t padded)
-      : contexts(2 * p.window), outputs(1 + p.negative), scores(2 * p.window * (1 + p.negative) + 4 * kWidth) {
-    const int groups = (p.negative + kGroup) / kGroup, first = std::min(kGroup, 1 + p.negative);
-    sign.assign(2 * p.window * kGroup + kWidth, 1.0f);
-    for (int m = 0; m < 2 * p.window; ++m) sign[m * first] = -1.0f;
-    if (groups > 1) deltas.resize(2 * p.window * padded);
+      : contexts(2 * p.window),
+        outputs(1 + p.negative),
+        ahead(2 + p.negative),
+        coef(2 * p.window * (1 + p.negative) + 4 * kWidth),
+        sign(2 * p.window * kGroup + kWidth, 1.0f),
+        ones(2 * p.window * kGroup + kWidth, 1.0f) {
+    const int first = std::min(kGroup, 1 + p.negative);  // of the first group's scores, every first-th is a positive's
+    for (size_t i = 0; i < sign.size(); i += first) sign[i] = -1.0f;
+    if (1 + p.negative > kGroup) deltas.resize(2 * p.window * padded);
+  }
+
+  void reserve(int64_t length, int negative) {
+    if (length <= static_cast<int64_t>(kept.size())) return;
+    kept.resize(length);
+    windows.resize(length);
+    places.resize(length);
+    negatives.resize(length * negative);
+    draws.resize(length * negative);
   }
 };
 
-W2V_INLINE void prefetch_row(const float* row, int64_t dim) {
-  for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(row + d, 1, 3);
+// Calls step.run<N>() with the group's size as a constant.
+template <typename Step>
+W2V_INLINE void with_group_size(int size, const Step& step) {
+  switch (size) {
+    case 1:
+      return step.template run<1>();
+    case 2:
+      return step.template run<2>();
+    case 3:
+      return step.template run<3>();
+    case 4:
+      return step.template run<4>();
+    case 5:
+      return step.template run<5>();
+    default:
+      return step.template run<6>();
+  }
 }
 
-#define W2V_FOR_GROUP(size, call) \
-  switch (size) {                 \
-    case 1:                       \
-      call(1) break;              \
-    case 2:                       \
-      call(2) break;              \
-    case 3:                       \
-      call(3) break;              \
-    case 4:                       \
-      call(4) break;              \
-    case 5:                       \
-      call(5) break;              \
-    default:                      \
-      call(6) break;              \
-  }
+struct ScoreGroup {
+  float* const* contexts;
+  int num_contexts;
+  float* const* outputs;
+  int64_t padded;
+  float* scores;
 
-inline void train_window(const SgnsParams& p, int64_t padded, Scratch* s, int num_contexts, const float* ones, float lr,
-                         LossLanes* loss) {
+  template <int N>
+  W2V_INLINE void run() const {
+    score_rows<N>(contexts, num_contexts, outputs, padded, scores);
+  }
+};
+
+template <bool kFirst, bool kLast>
+struct UpdateGroup {
+  float* const* contexts;
+  int num_contexts;
+  float* const* outputs;
+  int64_t padded;
+  const float* coef;
+  float* deltas;
+  float* const* ahead;
+
+  template <int N>
+  W2V_INLINE void run() const {
+    update_rows<N, kFirst, kLast>(contexts, num_contexts, outputs, padded, coef, deltas, ahead);
+  }
+};
+
+inline void train_window(const SgnsParams& p, int64_t padded, Scratch* s, int num_contexts, float lr, LossLanes* loss) {
   float* const* contexts = s->contexts.data();
   float* const* outputs = s->outputs.data();
+  float* const* ahead = s->ahead.data();
   const int num_outputs = 1 + p.negative;
-  float* scores = s->scores.data();
+  float* coef = s->coef.data();
   for (int g = 0; g < num_outputs; g += kGroup) {
     const int size = std::min(kGroup, num_outputs - g);
-    float* group = scores + g * num_contexts;
-#define W2V_SCORE(N) score_rows<N>(contexts, num_contexts, outputs + g, padded, group);
-    W2V_FOR_GROUP(size, W2V_SCORE)
-#undef W2V_SCORE
-    logistic(group, g == 0 ? s->sign.data() : ones, size * num_contexts, lr, loss);
+    float* group = coef + g * num_contexts;
+    with_group_size(size, ScoreGroup{contexts, num_contexts, outputs + g, padded, group});
+    logistic(group, g == 0 ? s->sign.data() : s->ones.data(), size * num_contexts, lr, loss);
   }
+  loss->end_window();
+  if (num_outputs <= kGroup) {
+    with_group_size(num_outputs,
+                    UpdateGroup<true, true>{contexts, num_contexts, outputs, padded, coef, nullptr, ahead});
+    return;
+  }
+  float* deltas = s->deltas.data();
   for (int g = 0; g < num_outputs; g += kGroup) {
     const int size = std::min(kGroup, num_outputs - g);
-    const float* coef = scores + g * num_contexts;
-    const bool last = g + kGroup >= num_outputs;
-#define W2V_UPDATE(N) update_rows<N>(contexts, num_contexts, outputs + g, padded, coef, g == 0, last, s->deltas.data());
-    W2V_FOR_GROUP(size, W2V_UPDATE)
-#undef W2V_UPDATE
+    const float* part = coef + g * num_contexts;
+    if (g == 0) {
+      UpdateGroup<true, false>{contexts, num_contexts, outputs, padded, part, deltas, ahead}.template run<kGroup>();
+    } else if (g + kGroup < num_outputs) {
+      UpdateGroup<false, false>{contexts, num_contexts, outputs + g, padded, part, deltas, ahead + g}
+          .template run<kGroup>();
+    } else {
+      with_group_size(size,
+                      UpdateGroup<false, true>{contexts, num_contexts, outputs + g, padded, part, deltas, ahead + g});
+    }
   }
 }
 
 inline void train_sentence(const SgnsParams& p, const int32_t* ids, int64_t length, int64_t offset, Scratch* s,
-                           const float* ones, int64_t padded, SgnsStats* stats) {
+                           int64_t padded, SgnsStats* stats) {
   const uint64_t key = sentence_key(p.seed, p.epoch, static_cast<uint64_t>(offset));
   const int slots = 1 + p.negative;
-  s->kept.clear();
-  s->windows.clear();
-  s->negatives.clear();
+  s->reserve(length, p.negative);
+  int64_t kept = 0;
   for (int64_t i = 0; i < length; ++i) {
     const int32_t word = ids[i];
     const uint64_t bits = draw(key, static_cast<uint64_t>(i) * slots);
-    if (static_cast<uint32_t>(bits >> 32) > p.keep[word]) continue;
-    s->kept.push_back(word);
-    s->windows.push_back(1 + static_cast<int32_t>(below(static_cast<uint32_t>(bits), p.window)));
-    for (int k = 1; k < slots; ++k) {
-      const uint64_t noise = draw(key, static_cast<uint64_t>(i) * slots + k);
-      s->negatives.push_back(static_cast<int32_t>(sample_negative(p.alias, p.vocab_size, noise, word)));
+    s->kept[kept] = word;
+    s->windows[kept] = 1 + static_cast<int32_t>(below(static_cast<uint32_t>(bits), p.window));
+    s->places[kept] = static_cast<int32_t>(i);
+    kept += static_cast<uint32_t>(bits >> 32) <= p.keep[word];  // no branch: it would be mispredicted often
+  }
+  for (int64_t j = 0; j < kept; ++j) {
+    const uint64_t first = static_cast<uint64_t>(s->places[j]) * slots + 1;
+    for (int k = 0; k < p.negative; ++k) {
+      const uint64_t bits = draw(key, first + k);
+      s->draws[j * p.negative + k] = bits;
+      __builtin_prefetch(p.alias + below(static_cast<uint32_t>(bits >> 32), p.vocab_size));
     }
   }
-  const int64_t kept = static_cast<int64_t>(s->kept.size());
+  for (int64_t j = 0; j < kept; ++j)
+    for (int64_t k = j * p.negative; k < (j + 1) * p.negative; ++k)
+      s->negatives[k] =
+          static_cast<int32_t>(sample_negative(p.alias, p.vocab_size, s->draws[k], static_cast<uint32_t>(s->kept[j])));
   stats->words += kept;
   if (kept < 2) return;
 
@@ -278,19 +338,17 @@ inline void train_sentence(const SgnsParams& p, const int32_t* ids, int64_t leng
   LossLanes loss;
   loss.clear();
   for (int64_t j = 0; j < kept; ++j) {
-    if (j + kAhead < kept) {
-      for (int k = 0; k < p.negative; ++k)
-        prefetch_row(p.out + s->negatives[(j + kAhead) * p.negative + k] * p.stride, p.dim);
-      prefetch_row(p.out + s->kept[j + kAhead] * p.stride, p.dim);
-    }
-    if (j + kAhead + p.window < kept) prefetch_row(p.in + s->kept[j + kAhead + p.window] * p.stride, p.dim);
+    const int64_t next = std::min(j + kAhead, kept - 1);
+    s->ahead[0] = p.out + s->kept[next] * p.stride;
+    for (int k = 0; k < p.negative; ++k) s->ahead[1 + k] = p.out + s->negatives[next * p.negative + k] * p.stride;
+    s->ahead[1 + p.negative] = p.in + s->kept[std::min(next + p.window, kept - 1)] * p.stride;
     const int64_t lo = std::max<int64_t>(0, j - s->windows[j]), hi = std::min(kept - 1, j + s->windows[j]);
     int num_contexts = 0;
     for (int64_t i = lo; i <= hi; ++i)
       if (i != j) s->contexts[num_contexts++] = p.in + s->kept[i] * p.stride;
     s->outputs[0] = p.out + s->kept[j] * p.stride;
     for (int k = 0; k < p.negative; ++k) s->outputs[1 + k] = p.out + s->negatives[j * p.negative + k] * p.stride;
-    train_window(p, padded, s, num_contexts, ones, lr, &loss);
+    train_window(p, padded, s, num_contexts, lr, &loss);
     stats->pairs += num_contexts;
   }
   stats->loss += loss.total();
@@ -299,7 +357,7 @@ inline void train_sentence(const SgnsParams& p, const int32_t* ids, int64_t leng
 inline void train_sgns(const SgnsParams& p, int64_t begin, int64_t end, SgnsStats* stats) {
   const int64_t padded = (p.dim + kWidth - 1) / kWidth * kWidth;
   Scratch scratch(p, padded);
-  const std::vector<float> ones(2 * p.window * kGroup + kWidth, 1.0f);
+  SgnsStats sums;  // on this thread's own stack: the threads' results share cache lines
   int64_t i = begin;
   if (i > 0)  // the sentence that runs into this stretch belongs to the one before
     while (i < end && p.ids[i - 1] >= 0) ++i;
@@ -309,7 +367,10 @@ inline void train_sgns(const SgnsParams& p, int64_t begin, int64_t end, SgnsStat
     if (stop < p.num_ids && p.ids[stop] >= 0)
       throw std::out_of_range("ids: word " + std::to_string(p.ids[stop]) + " at position " + std::to_string(stop) +
                               " is out of range for in_weight with " + std::to_string(p.vocab_size) + " rows");
-    train_sentence(p, p.ids + i, stop - i, i, &scratch, ones.data(), padded, stats);
+    train_sentence(p, p.ids + i, stop - i, i, &scratch, padded, &sums);
     i = stop + 1;
   }
+  stats->loss += sums.loss;
+  stats->pairs += sums.pairs;
+  stats->words += sums.words;
 }

@@ -10,6 +10,7 @@ typedef float Vf __attribute__((vector_size(4 * W2V_WIDTH)));
 typedef int32_t Vi __attribute__((vector_size(4 * W2V_WIDTH)));
 typedef float VfU __attribute__((vector_size(4 * W2V_WIDTH), aligned(4), may_alias));
 typedef double Vd __attribute__((vector_size(4 * W2V_WIDTH)));  // as many bytes, half as many lanes
+typedef float Vh __attribute__((vector_size(2 * W2V_WIDTH)));   // half a Vf
 typedef double VdU __attribute__((vector_size(4 * W2V_WIDTH), aligned(8), may_alias));
 
 template <typename T>
@@ -47,6 +48,26 @@ W2V_INLINE T horizontal_sum(Vec<T> v) {
   T sum = 0;
   for (int i = 0; i < kLanes<T>; ++i) sum += v[i];
   return sum;
+}
+
+// The lower and upper half of a Vf as doubles.
+#if W2V_WIDTH == 16
+#define W2V_LOW_HALF 0, 1, 2, 3, 4, 5, 6, 7
+#define W2V_HIGH_HALF 8, 9, 10, 11, 12, 13, 14, 15
+#elif W2V_WIDTH == 8
+#define W2V_LOW_HALF 0, 1, 2, 3
+#define W2V_HIGH_HALF 4, 5, 6, 7
+#else
+#define W2V_LOW_HALF 0, 1
+#define W2V_HIGH_HALF 2, 3
+#endif
+W2V_INLINE Vd widen_low(Vf v) {
+  const Vh half = __builtin_shufflevector(v, v, W2V_LOW_HALF);
+  return __builtin_convertvector(half, Vd);
+}
+W2V_INLINE Vd widen_high(Vf v) {
+  const Vh half = __builtin_shufflevector(v, v, W2V_HIGH_HALF);
+  return __builtin_convertvector(half, Vd);
 }
 
 // e^t for t <= 0, to 2 ulp: t = n ln 2 + r, a polynomial for e^r, and n into the exponent. Below -87 it gives e^-87.
