@@ -140,6 +140,17 @@ def test_divergence_stops_with_advice(corpus):
         Trainer(corpus, config(lr=1e30)).fit()
 
 
+def test_damaged_ids_are_named(tmp_path):
+    (tmp_path / "text.txt").write_text("a b c d e f g h\n" * 1000)
+    corpus = prepare_corpus(tmp_path / "text.txt", cache_dir=tmp_path)
+    trainer = Trainer(corpus, config())
+    with (corpus.path / "ids.bin").open("r+b") as file:  # after the checks of opening it
+        file.seek(4 * 500)
+        file.write((1_000_000).to_bytes(4, "little"))
+    with pytest.raises(TrainingError, match=r"corpus: .*ids.bin is damaged \(ids: word 1000000 at position 500"):
+        trainer.fit()
+
+
 def test_cuda_is_refused_until_it_is_there(corpus):
     with pytest.raises(TrainingError, match="device: training on cuda is not available"):
         Trainer(corpus, config(device="cuda"))

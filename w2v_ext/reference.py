@@ -162,6 +162,10 @@ def train_sgns_(
             loss += float(np.logaddexp(0, t).sum())
             pairs += len(context)
             coef = -rate * sign * np.exp(-np.logaddexp(0, -t))  # the slope in t is sigmoid(t)
-            np.add.at(in_weight, context, coef @ u)
-            np.add.at(out_weight, outputs, coef.T @ v)
+            moved, before = np.empty_like(v), u.copy()
+            for m in range(len(context)):  # one context after the other, from coefficients of before the window
+                moved[m] = coef[m] @ u
+                u += np.outer(coef[m], v[m])
+            np.add.at(in_weight, context, moved)
+            np.add.at(out_weight, outputs, u - before)
     return loss, pairs, words

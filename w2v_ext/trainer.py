@@ -190,22 +190,26 @@ class Trainer:
     def _train_slice(self, end: int) -> float:
         state, config = self.state, self.config
         start = time.perf_counter()
-        loss, pairs, words = ops.train_sgns_(
-            self.in_weight,
-            self.out_weight,
-            self._ids,
-            self._alias,
-            self._keep,
-            window=config.window,
-            negative=config.negative,
-            seed=config.seed,
-            epoch=state.epoch,
-            epochs=config.epochs,
-            lr=config.lr,
-            begin=state.position,
-            end=end,
-            threads=config.num_threads,
-        )
+        try:
+            loss, pairs, words = ops.train_sgns_(
+                self.in_weight,
+                self.out_weight,
+                self._ids,
+                self._alias,
+                self._keep,
+                window=config.window,
+                negative=config.negative,
+                seed=config.seed,
+                epoch=state.epoch,
+                epochs=config.epochs,
+                lr=config.lr,
+                begin=state.position,
+                end=end,
+                threads=config.num_threads,
+            )
+        except IndexError as error:  # the kernel met an id that is not in the vocabulary
+            path = self.corpus.path / "ids.bin"
+            raise TrainingError(f"corpus: {path} is damaged ({error}); remove it and run again") from error
         seconds = time.perf_counter() - start
         state.train_seconds += seconds
         state.position = end
