@@ -141,9 +141,22 @@ def test_threads_train_every_sentence_once():
     assert stats[0] == pytest.approx(expected[0], rel=0.05)
 
 
+def test_threads_lose_no_update_of_a_hot_row():
+    # lr so small that updates add up: the sum over threads' copies is the sum that one thread finds.
+    moved = []
+    for threads in (1, 2, 4):
+        weights, *rest = make_case(vocab=8, sentences=5000)
+        before = [w.clone() for w in weights]
+        train(weights, *rest, lr=1e-6, threads=threads)
+        moved.append([w - b for w, b in zip(weights, before, strict=True)])
+    for other in moved[1:]:
+        for got, want in zip(other, moved[0], strict=True):
+            assert (got - want).norm() < 0.02 * want.norm()
+
+
 def test_padding_stays_zero():
     weights, *rest = make_case(dim=20)
-    train(weights, *rest)
+    train(weights, *rest, threads=2)
     for w in weights:
         whole = torch.as_strided(w, (w.shape[0], 32), (32, 1), w.storage_offset())
         assert (whole[:, 20:] == 0).all()

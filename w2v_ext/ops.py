@@ -177,7 +177,9 @@ def train_sgns_(
     """Train on the sentences that start in ``ids[begin:end]``, in place: the inside of :class:`w2v_ext.Trainer`.
 
     A centre's contexts share its negatives; every draw depends on (seed, epoch, place in the corpus) alone. Threads
-    share the weights without locks (Hogwild); with one thread the result is the same bits however the corpus is cut.
+    share the weights without locks (Hogwild), except the rows of the 64 most frequent words (the first), of which each
+    thread has copies that are merged every few thousand words; with one thread the result is the same bits however the
+    corpus is cut.
 
     Args:
         in_weight, out_weight: (V, D) float32, rows 64-byte aligned and padded with zeros to a multiple of 16 floats

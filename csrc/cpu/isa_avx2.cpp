@@ -28,6 +28,7 @@ extern const KernelTable table;
 const KernelTable table = {
     "avx2",
     train_sgns,
+    merge_rows,
     loss_kernels<float>(),
     loss_kernels<double>(),
     loss_kernels<torch::headeronly::BFloat16>(),

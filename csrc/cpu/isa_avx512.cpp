@@ -29,6 +29,7 @@ extern const KernelTable table;
 const KernelTable table = {
     "avx512",
     train_sgns,
+    merge_rows,
     loss_kernels<float>(),
     loss_kernels<double>(),
     loss_kernels<torch::headeronly::BFloat16>(),

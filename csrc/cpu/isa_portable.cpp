@@ -21,6 +21,7 @@ extern const KernelTable table;
 const KernelTable table = {
     "portable",
     train_sgns,
+    merge_rows,
     loss_kernels<float>(),
     loss_kernels<double>(),
     loss_kernels<torch::headeronly::BFloat16>(),

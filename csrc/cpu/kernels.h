@@ -14,8 +14,11 @@ namespace w2v {
 // ---- the direct path: an epoch of skip-gram with negative sampling, updated in place --------------------------------
 
 struct SgnsParams {
-  float* in;            // (V, D) word vectors: row r starts at in + r * stride, 64-byte aligned, padded with zeros
-  float* out;           // (V, D) output vectors, laid out alike
+  float* in;      // (V, D) word vectors: row r starts at in + r * stride, 64-byte aligned, padded with zeros
+  float* out;     // (V, D) output vectors, laid out alike
+  float* hot_in;  // a thread's own copies of the first num_hot rows of each, laid out alike
+  float* hot_out;
+  uint32_t num_hot;
   int64_t stride;       // floats from row to row, a multiple of 16
   int64_t dim;          // D
   uint32_t vocab_size;  // V
@@ -82,6 +85,8 @@ struct KernelTable {
   const char* name;
   // trains on the sentences that start in ids[begin, end)
   void (*train_sgns)(const SgnsParams&, int64_t begin, int64_t end, SgnsStats*);
+  // a thread's own rows meet everybody's: shared += own - base, then own = base = shared; count is a multiple of 16
+  void (*merge_rows)(float* shared, float* own, float* base, int64_t count);
   LossKernels<float> f32;
   LossKernels<double> f64;
   LossKernels<torch::headeronly::BFloat16> bf16;

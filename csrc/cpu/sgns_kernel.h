@@ -304,6 +304,23 @@ inline void train_window(const SgnsParams& p, int64_t padded, Scratch* s, int nu
   }
 }
 
+W2V_INLINE float* in_row(const SgnsParams& p, int32_t word) {
+  return (static_cast<uint32_t>(word) < p.num_hot ? p.hot_in : p.in) + word * p.stride;
+}
+
+W2V_INLINE float* out_row(const SgnsParams& p, int32_t word) {
+  return (static_cast<uint32_t>(word) < p.num_hot ? p.hot_out : p.out) + word * p.stride;
+}
+
+inline void merge_rows(float* shared, float* own, float* base, int64_t count) {
+  for (int64_t i = 0; i < count; i += kWidth) {
+    const Vf sum = load(shared + i) + (load(own + i) - load(base + i));
+    store(shared + i, sum);
+    store(own + i, sum);
+    store(base + i, sum);
+  }
+}
+
 inline void train_sentence(const SgnsParams& p, const int32_t* ids, int64_t length, int64_t offset, Scratch* s,
                            int64_t padded, SgnsStats* stats) {
   const uint64_t key = sentence_key(p.seed, p.epoch, static_cast<uint64_t>(offset));
@@ -340,15 +357,15 @@ inline void train_sentence(const SgnsParams& p, const int32_t* ids, int64_t leng
   loss.clear();
   for (int64_t j = 0; j < kept; ++j) {
     const int64_t next = std::min(j + kAhead, kept - 1);
-    s->ahead[0] = p.out + s->kept[next] * p.stride;
-    for (int k = 0; k < p.negative; ++k) s->ahead[1 + k] = p.out + s->negatives[next * p.negative + k] * p.stride;
-    s->ahead[1 + p.negative] = p.in + s->kept[std::min(next + p.window, kept - 1)] * p.stride;
+    s->ahead[0] = out_row(p, s->kept[next]);
+    for (int k = 0; k < p.negative; ++k) s->ahead[1 + k] = out_row(p, s->negatives[next * p.negative + k]);
+    s->ahead[1 + p.negative] = in_row(p, s->kept[std::min(next + p.window, kept - 1)]);
     const int64_t lo = std::max<int64_t>(0, j - s->windows[j]), hi = std::min(kept - 1, j + s->windows[j]);
     int num_contexts = 0;
     for (int64_t i = lo; i <= hi; ++i)
-      if (i != j) s->contexts[num_contexts++] = p.in + s->kept[i] * p.stride;
-    s->outputs[0] = p.out + s->kept[j] * p.stride;
-    for (int k = 0; k < p.negative; ++k) s->outputs[1 + k] = p.out + s->negatives[j * p.negative + k] * p.stride;
+      if (i != j) s->contexts[num_contexts++] = in_row(p, s->kept[i]);
+    s->outputs[0] = out_row(p, s->kept[j]);
+    for (int k = 0; k < p.negative; ++k) s->outputs[1 + k] = out_row(p, s->negatives[j * p.negative + k]);
     train_window(p, padded, s, num_contexts, lr, &loss);
     stats->pairs += num_contexts;
   }

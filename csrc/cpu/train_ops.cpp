@@ -2,9 +2,11 @@
 // Threads share the weights without locks (Hogwild, Recht et al. 2011): rows are rarely written by two at once.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <exception>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -16,6 +18,7 @@ namespace w2v {
 namespace {
 
 constexpr int64_t kStretch = 8192;  // ids a thread takes at a time: about 2 ms of work, so threads end together
+constexpr int64_t kHotRows = 64;
 
 Tensor alias_table(const Tensor& weights) {
   W2V_CHECK(weights.dim() == 1 && weights.scalar_type() == ScalarType::Double && weights.is_contiguous(),
@@ -78,6 +81,46 @@ void check_weight(const Tensor& weight, const char* name, const Tensor& like) {
             weight.stride(0));
 }
 
+// A thread's own copies of the rows of the most frequent words (ids are sorted by frequency). All threads write these
+// all the time, and each write would take the cache line from another core; so every thread works on its own and adds
+// what it has changed to everybody's after each stretch. Measured with 2 threads, 49,000 words: 64 rows make training
+// 1.16 times as fast, more rows add nothing, and the loss is the same to 0.1 %.
+class HotRows {
+ public:
+  HotRows(const SgnsParams& shared, int64_t num_rows, std::mutex* merging)
+      : shared_(shared), count_(num_rows * shared.stride), memory_(4 * count_ + 16), merging_(merging) {
+    float* aligned = memory_.data() + (-reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(float)) % 16;
+    in_ = aligned;
+    out_ = aligned + 2 * count_;
+    const std::lock_guard<std::mutex> lock(*merging_);
+    for (int copy = 0; copy < 2; ++copy) {  // its own rows, and behind them the base that they started from
+      std::copy(shared.in, shared.in + count_, in_ + copy * count_);
+      std::copy(shared.out, shared.out + count_, out_ + copy * count_);
+    }
+  }
+
+  SgnsParams params() const {
+    SgnsParams own = shared_;
+    own.hot_in = in_;
+    own.hot_out = out_;
+    own.num_hot = static_cast<uint32_t>(count_ / shared_.stride);
+    return own;
+  }
+
+  void merge() {
+    const std::lock_guard<std::mutex> lock(*merging_);
+    kernels().merge_rows(shared_.in, in_, in_ + count_, count_);
+    kernels().merge_rows(shared_.out, out_, out_ + count_, count_);
+  }
+
+ private:
+  SgnsParams shared_;
+  int64_t count_;  // floats of one table's hot rows
+  std::vector<float> memory_;
+  float *in_, *out_;
+  std::mutex* merging_;
+};
+
 Tensor train_sgns(const Tensor& in_weight, const Tensor& out_weight, const Tensor& ids, const Tensor& alias,
                   const Tensor& keep, int64_t window, int64_t negative, int64_t seed, int64_t epoch, int64_t epochs,
                   double lr, int64_t begin, int64_t end, int64_t threads) {
@@ -104,6 +147,9 @@ Tensor train_sgns(const Tensor& in_weight, const Tensor& out_weight, const Tenso
 
   const SgnsParams params{static_cast<float*>(in_weight.mutable_data_ptr()),
                           static_cast<float*>(out_weight.mutable_data_ptr()),
+                          nullptr,
+                          nullptr,
+                          0,
                           in_weight.stride(0),
                           in_weight.size(1),
                           static_cast<uint32_t>(vocab_size),
@@ -121,10 +167,19 @@ Tensor train_sgns(const Tensor& in_weight, const Tensor& out_weight, const Tenso
   std::atomic<int64_t> next{begin};
   std::vector<SgnsStats> stats(threads);
   std::vector<std::exception_ptr> failures(threads);
+  // A single thread needs no copies, and so has bit-identical results however the corpus is cut. With many threads hot
+  // rows meet more often: what matters is how much all of them have trained since the last time.
+  const int64_t num_hot = threads > 1 ? std::min(kHotRows, vocab_size) : 0;
+  const int64_t stretch = std::max<int64_t>(1024, std::min(kStretch, 2 * kStretch / threads));
+  std::mutex merging;
   const auto work = [&](int64_t thread) {
     try {
-      for (int64_t at = next.fetch_add(kStretch); at < end; at = next.fetch_add(kStretch))
-        kernel(params, at, std::min(at + kStretch, end), &stats[thread]);
+      HotRows hot(params, num_hot, &merging);
+      const SgnsParams own = hot.params();
+      for (int64_t at = next.fetch_add(stretch); at < end; at = next.fetch_add(stretch)) {
+        kernel(own, at, std::min(at + stretch, end), &stats[thread]);
+        hot.merge();
+      }
     } catch (...) {
       failures[thread] = std::current_exception();
     }
