@@ -130,13 +130,13 @@ def run(config: TrainConfig, *, resume: bool = False, out: TextIO | None = None)
         bar.unpause()
 
         def on_progress(t: Trainer) -> None:
-            bar.set_postfix_str(f"loss {t.loss:.4f}, lr {t.lr:.5f}", refresh=False)
+            bar.set_postfix_str(f"loss {t.loss:.4f}, lr {t.lr:.3g}", refresh=False)
             bar.update(t.words_done - bar.n)
 
         def on_epoch(t: Trainer) -> None:
             rate = t.words_done / max(t.state.train_seconds, 1e-9)
             bar.write(
-                f"epoch {t.state.epoch}/{config.epochs}  loss {t.loss:.4f}  lr {t.lr:.5f}  {rate / 1e6:.2f} M words/s",
+                f"epoch {t.state.epoch}/{config.epochs}  loss {t.loss:.4f}  lr {t.lr:.3g}  {rate / 1e6:.2f} M words/s",
                 file=out,
             )
             for line in neighbours(t.keyed_vectors(), probes) if probes else []:
