@@ -117,13 +117,33 @@ void with_weight_type(const Tensor& weight, const Body& body) {
   }
 }
 
+// Whether two weights (rows contiguous) have a number in common; columns beside each other of one wider tensor have
+// not.
+inline bool share_memory(const Tensor& a, const Tensor& b) {
+  if (a.numel() == 0 || b.numel() == 0) return false;
+  const int64_t item = static_cast<int64_t>(a.element_size());
+  const int64_t a0 = static_cast<int64_t>(reinterpret_cast<uintptr_t>(a.data_ptr()));
+  const int64_t b0 = static_cast<int64_t>(reinterpret_cast<uintptr_t>(b.data_ptr()));
+  const int64_t a1 = a0 + ((a.size(0) - 1) * a.stride(0) + a.size(1)) * item;
+  const int64_t b1 = b0 + ((b.size(0) - 1) * b.stride(0) + b.size(1)) * item;
+  if (a1 <= b0 || b1 <= a0) return false;
+  if (a.stride(0) != b.stride(0)) return true;
+  const int64_t row = a.stride(0) * item, apart = ((b0 - a0) % row + row) % row;
+  return apart < a.size(1) * item || apart + b.size(1) * item > row;
+}
+
 // In-place updates write through the tensors they were given, so rows must lie in memory as they are.
 inline void check_in_place(const Tensor& in_weight, const Tensor& out_weight) {
   W2V_CHECK(in_weight.size(1) <= 1 || in_weight.stride(1) == 1,
             "in_weight: expected contiguous rows for an in-place step, got stride(1) = ", in_weight.stride(1));
   W2V_CHECK(out_weight.size(1) <= 1 || out_weight.stride(1) == 1,
             "out_weight: expected contiguous rows for an in-place step, got stride(1) = ", out_weight.stride(1));
-  W2V_CHECK(in_weight.numel() == 0 || in_weight.data_ptr() != out_weight.data_ptr(),
+  const Tensor* weights[] = {&in_weight, &out_weight};
+  const char* names[] = {"in_weight", "out_weight"};
+  for (int i = 0; i < 2; ++i)
+    W2V_CHECK(weights[i]->size(0) <= 1 || weights[i]->stride(0) >= weights[i]->size(1), names[i],
+              ": expected rows that do not overlap, got stride(0) = ", weights[i]->stride(0));
+  W2V_CHECK(!share_memory(in_weight, out_weight),
             "out_weight: expected other memory than in_weight's (tied weights cannot be updated in place)");
 }
 

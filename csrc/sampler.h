@@ -20,15 +20,21 @@ W2V_HOST_DEVICE inline uint32_t sample_alias(const AliasColumn* table, uint32_t 
   return static_cast<uint32_t>(bits) < entry.threshold ? column : entry.alias;
 }
 
-// A draw that differs from `positive`: the bits are hashed again until it does. Where the noise is (nearly) all on the
-// positive word, the eighth attempt takes any other word, evenly.
+// A draw that differs from `positive`: the bits are hashed again until it does. Where the noise is nearly all on the
+// positive word, the 32nd attempt takes the first other word that has any weight, from a random place on.
 W2V_HOST_DEVICE inline uint32_t sample_negative(const AliasColumn* table, uint32_t vocab_size, uint64_t bits,
                                                 uint32_t positive) {
   uint32_t word = sample_alias(table, vocab_size, bits);
   for (int attempt = 1; word == positive; ++attempt) {
     bits = mix64(bits + 0x9E3779B97F4A7C15ull);
-    word = attempt < 8 ? sample_alias(table, vocab_size, bits)
-                       : (positive + 1 + below(static_cast<uint32_t>(bits >> 32), vocab_size - 1)) % vocab_size;
+    if (attempt < 32) {
+      word = sample_alias(table, vocab_size, bits);
+      continue;
+    }
+    word = below(static_cast<uint32_t>(bits >> 32), vocab_size);
+    for (uint32_t i = 0; i < vocab_size && (word == positive || table[word].threshold == 0); ++i)
+      word = (word + 1) % vocab_size;
+    if (word == positive || table[word].threshold == 0) return (positive + 1) % vocab_size;  // no other has any weight
   }
   return word;
 }
@@ -49,6 +55,7 @@ inline void build_alias_table(const double* weights, int64_t n, AliasColumn* tab
     small.pop_back();
     const double threshold = scaled[s] * 4294967296.0;
     table[s] = {threshold >= 4294967295.0 ? 0xFFFFFFFFu : static_cast<uint32_t>(threshold), l};
+    if (table[s].threshold == 0 && weights[s] > 0) table[s].threshold = 1;  // 0 means: no weight at all
     scaled[l] -= 1.0 - scaled[s];
     if (scaled[l] < 1.0) {
       large.pop_back();

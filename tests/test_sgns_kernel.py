@@ -145,7 +145,7 @@ def test_threads_lose_no_update_of_a_hot_row():
     # lr so small that updates add up: the sum over threads' copies is the sum that one thread finds.
     moved = []
     for threads in (1, 2, 4):
-        weights, *rest = make_case(vocab=8, sentences=5000)
+        weights, *rest = make_case(vocab=5120, sentences=5000)  # ten hot rows
         before = [w.clone() for w in weights]
         train(weights, *rest, lr=1e-6, threads=threads)
         moved.append([w - b for w, b in zip(weights, before, strict=True)])
@@ -239,7 +239,12 @@ def test_negatives_follow_the_noise_distribution_and_miss_the_positive():
 def test_negatives_when_nearly_all_noise_is_the_positive():
     alias = w2v_ext.alias_table(torch.tensor([1.0, 1e-12, 1e-12, 0.0]))
     drawn = w2v_ext.sample_negatives(alias, torch.zeros(500, dtype=torch.int64), 4, seed=0)
-    assert set(drawn.flatten().tolist()) == {1, 2, 3}
+    assert set(drawn.flatten().tolist()) == {1, 2}  # 3 has no weight
+    table = alias.numpy().view(np.uint32)
+    key = reference.sentence_key(0, 0, 7)
+    assert drawn[7].tolist() == [reference.sample_negative(table, reference.draw(key, k), 0) for k in range(4)]
+    lonely = w2v_ext.alias_table(torch.tensor([0.0, 1.0, 0.0]))
+    assert w2v_ext.sample_negatives(lonely, torch.tensor([1]), 4, seed=0).tolist() == [[2] * 4]
 
 
 @pytest.mark.parametrize(
@@ -276,7 +281,7 @@ def test_bad_settings(options, message):
 
 def test_weights_that_are_not_padded_are_refused():
     weights, *rest = make_case(dim=20)
-    with pytest.raises(ValueError, match="in_weight: expected 64-byte aligned rows padded"):
+    with pytest.raises(ValueError, match="in_weight: expected 64-byte aligned rows, all padded"):
         train([w.contiguous() for w in weights], *rest)
 
 

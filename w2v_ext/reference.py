@@ -106,12 +106,18 @@ def sample_negative(alias: np.ndarray, bits: int, positive: int) -> int:
         column = (bits >> 32) * vocab_size >> 32
         return column if bits & _MASK32 < alias[column, 0] else int(alias[column, 1])
 
-    word, attempt = pick(bits), 1
-    while word == positive:
+    word = pick(bits)
+    for _ in range(31):
+        if word != positive:
+            return word
         bits = mix64((bits + _GOLDEN) & _MASK64)
-        word = pick(bits) if attempt < 8 else (positive + 1 + ((bits >> 32) * (vocab_size - 1) >> 32)) % vocab_size
-        attempt += 1
-    return word
+        word = pick(bits)
+    if word != positive:
+        return word
+    start = (mix64((bits + _GOLDEN) & _MASK64) >> 32) * vocab_size >> 32
+    others = [(start + i) % vocab_size for i in range(vocab_size)]
+    weighty = (word for word in others if word != positive and alias[word, 0] > 0)
+    return next(weighty, (positive + 1) % vocab_size)
 
 
 def train_sgns_(

@@ -204,9 +204,9 @@ struct Scratch {
       : contexts(2 * p.window),
         outputs(1 + p.negative),
         ahead(2 + p.negative),
-        coef(2 * p.window * (1 + p.negative) + 4 * kWidth),
-        sign(2 * p.window * kGroup + kWidth, 1.0f),
-        ones(2 * p.window * kGroup + kWidth, 1.0f) {
+        coef(int64_t{2} * p.window * (1 + p.negative) + 4 * kWidth),
+        sign(int64_t{2} * p.window * kGroup + kWidth, 1.0f),
+        ones(int64_t{2} * p.window * kGroup + kWidth, 1.0f) {
     const int first = std::min(kGroup, 1 + p.negative);  // of the first group's scores, every first-th is a positive's
     for (size_t i = 0; i < sign.size(); i += first) sign[i] = -1.0f;
     if (1 + p.negative > kGroup) deltas.resize(2 * p.window * padded);
