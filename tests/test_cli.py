@@ -147,7 +147,7 @@ def bad_sources(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("missing.txt", "missing.txt"),
+        ("missing.txt", "corpus: no such file or directory: .*missing.txt"),
         ("empty.txt", "empty.txt"),
         ("blank.txt", "blank.txt"),
         ("latin.txt", "latin.txt.*offset 27.*--errors replace"),
@@ -165,7 +165,35 @@ def test_bad_corpora(tmp_path, capsys, source, message):
     assert error.startswith("error: ")
     assert re.search(message, error, re.DOTALL), error
     assert "Traceback" not in error
-    assert files(out) == []
+    assert not out.exists()
+
+
+def test_corpus_without_a_path(tmp_path, capsys):
+    assert run("--corpus", "--out", tmp_path / "m") == 2
+    assert "corpus: expected at least one path after --corpus, got none" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_closed_pipe_ends_the_report_but_not_the_training(text, tmp_path):
+    command = [sys.executable, "-m", "w2v_ext.train", "--corpus", text, "--out", tmp_path / "m", *SMALL]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert error == b""
+    assert (tmp_path / "m/model.safetensors").exists()
+
+
+def test_a_table_beyond_memory_names_the_setting(tmp_path):
+    limit = "import resource as r, sys; r.setrlimit(r.RLIMIT_AS, (2**33, 2**33))"
+    code = f"{limit}; from w2v_ext.train import main"
+    words = tmp_path / "many.txt"
+    words.write_text("".join(f"w{i} w{i + 1} " * 2 for i in range(3000)))
+    flags = f"['--corpus', {str(words)!r}, '--out', {str(tmp_path / 'm')!r}, '--dim', '1000000', '--min-count', '1']"
+    done = subprocess.run([sys.executable, "-c", f"{code}; sys.exit(main({flags}))"], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "error: dim: a table of 3001 words x 1000000 takes 11.2 GiB, more than there is" in done.stderr
+    assert not (tmp_path / "m").exists()
 
 
 def test_errors_replace_goes_on(tmp_path):

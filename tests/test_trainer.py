@@ -176,10 +176,18 @@ def test_integer_sequences_train_too():
 
 
 def test_sentences_of_one_word_give_no_pairs():
-    corpus = corpus_from_sequences([[1], [2], [1], [2]])
-    trainer = Trainer(corpus, config(epochs=1, sample=0)).fit()
-    assert trainer.state.losses == [0.0]
+    trainer = Trainer(corpus_from_sequences([[1], [2], [1], [2]]), config(epochs=1, sample=0))
+    with pytest.raises(TrainingError, match="sample: no two words were left side by side with sample = 0"):
+        trainer.fit()
+    assert trainer.state.losses == [None]
     assert trainer.out_weight.abs().sum() == 0
+
+
+def test_an_epoch_without_pairs_has_no_loss():
+    corpus = corpus_from_sequences([[1, 2, 3], [2, 3, 1]] * 3)
+    losses = Trainer(corpus, config(epochs=40, sample=1e-3)).fit().state.losses
+    assert None in losses
+    assert all(loss is None or 0 < loss < 6 for loss in losses)
 
 
 def test_special_tokens_are_never_trained(tmp_path):

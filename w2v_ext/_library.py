@@ -28,7 +28,7 @@ def load_kernels() -> None:
         return
     cuda = sorted(_HERE.glob("_kernels_cuda.*"))
     if not cuda:
-        return  # built without CUDA: CUDA tensors then raise PyTorch's "no kernel" error, and `info` says why
+        return  # built without CUDA: CUDA tensors then raise PyTorch's "not implemented for CUDA" error
     try:
         torch.ops.load_library(cuda[0])
     except OSError as error:

@@ -71,16 +71,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every setting."""
-        if isinstance(self.corpus, (str, Path)):
-            object.__setattr__(self, "corpus", (str(self.corpus),))
-        object.__setattr__(self, "corpus", tuple(str(path) for path in self.corpus))
-        object.__setattr__(self, "out", str(self.out))
-        for name in ("dim", "window", "negative", "epochs", "min_count"):
-            self._check_integer(name, 1)
-        for name in ("threads", "seed"):
-            self._check_integer(name, 0)
+        self._check_texts()
+        highest = {"dim": 2**20, "window": 10_000, "negative": 1000, "epochs": 2**31, "min_count": 2**62}
+        for name, high in highest.items():
+            self._check_integer(name, 1, high)
+        self._check_integer("threads", 0, 4096)
+        self._check_integer("seed", 0, 2**63 - 1)
         if self.max_vocab is not None:
-            self._check_integer("max_vocab", 2)
+            self._check_integer("max_vocab", 2, 2**31)
         for name, low in (("lr", None), ("sample", 0), ("noise_power", 0), ("checkpoint_minutes", 0)):
             self._check_number(name, low)
         for name, choices in (
@@ -93,10 +91,29 @@ class TrainConfig:
         if not isinstance(self.lowercase, bool):
             raise ValueError(f"lowercase: expected true or false, got {self.lowercase!r}")
 
-    def _check_integer(self, name: str, low: int) -> None:
+    def _check_texts(self) -> None:
+        corpus = (self.corpus,) if isinstance(self.corpus, (str, os.PathLike)) else self.corpus
+        if not isinstance(corpus, (list, tuple)) or not all(isinstance(path, (str, os.PathLike)) for path in corpus):
+            raise ValueError(f"corpus: expected paths, got {self.corpus!r}")
+        object.__setattr__(self, "corpus", tuple(os.fspath(path) for path in corpus))
+        if isinstance(self.probe, (list, tuple)) and all(isinstance(word, str) for word in self.probe):
+            object.__setattr__(self, "probe", ",".join(self.probe))
+        if not isinstance(self.probe, str):
+            raise ValueError(f"probe: expected words separated by commas, got {self.probe!r}")
+        for name in ("out", "cache_dir"):
+            value = getattr(self, name)
+            if name == "cache_dir" and value is None:
+                continue
+            if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+                raise ValueError(f"{name}: expected a path, got {value!r}")
+            object.__setattr__(self, name, os.fspath(value))
+
+    def _check_integer(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**63:
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise ValueError(f"{name}: expected an integer >= {low}, got {value!r}")
+        if value > high:
+            raise ValueError(f"{name}: expected an integer <= {high}, got {value!r}")
 
     def _check_number(self, name: str, low: float | None) -> None:
         value = getattr(self, name)

@@ -21,6 +21,7 @@ import secrets
 import shutil
 import tempfile
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -230,8 +231,11 @@ def prepare_corpus(
     entry = root / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]
     try:
         return Corpus.open(entry)
-    except (FileNotFoundError, CorpusError):
-        return _cached_corpus(root, fill, lambda _: entry.name)
+    except FileNotFoundError:
+        pass
+    except CorpusError as error:
+        warnings.warn(f"{error}; making the corpus again", RuntimeWarning, stacklevel=2)
+    return _cached_corpus(root, fill, lambda _: entry.name)
 
 
 def corpus_from_sequences(

@@ -122,7 +122,9 @@ def sgns_step_(
         raise ValueError(f"reduction: expected mean or sum, got {reduction!r}")
     if not 0 < lr < float("inf"):
         raise ValueError(f"lr: expected a positive number, got {lr!r}")
-    examples = max(center.shape[0], 1) if reduction == "mean" else 1
+    examples = max(center.numel(), 1) if reduction == "mean" else 1
+    if not torch.compiler.is_compiling():  # a graph that has saved the weights must notice that they changed
+        torch.autograd.graph.increment_version((in_weight, out_weight))
     with torch.no_grad():
         loss = _call(_ops.sgns_step_, in_weight, out_weight, center, _two_dims(pos), neg, lr / examples)
     return loss.sum() / examples

@@ -57,6 +57,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig
         description=DESCRIPTION,
         default=CommandLine(**base.__dict__, config=given.config),
     )
+    given_arguments = sys.argv[1:] if arguments is None else arguments
+    if "--corpus" in given_arguments and not line.corpus:
+        raise ValueError("corpus: expected at least one path after --corpus, got none")
     settings = {name: value for name, value in line.__dict__.items() if name not in ("config", "resume")}
     return TrainConfig(**settings), line.resume
 
@@ -85,13 +88,10 @@ def open_corpus(config: TrainConfig, progress: bool = True) -> Corpus:
             bar.total = total
             bar.update(done - bar.n)
 
-        return prepare_corpus(
-            sources,
-            options,
-            cache_dir=cache,
-            threads=config.num_threads,
-            progress=show,
-        )
+        try:
+            return prepare_corpus(sources, options, cache_dir=cache, threads=config.num_threads, progress=show)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"corpus: no such file or directory: {error.filename}") from error
 
 
 def run(config: TrainConfig, *, resume: bool = False, out: TextIO | None = None) -> KeyedVectors:
@@ -100,30 +100,38 @@ def run(config: TrainConfig, *, resume: bool = False, out: TextIO | None = None)
     Args:
         config: the settings.
         resume: go on from the checkpoint in ``config.out``.
-        out: where the report is written (default: standard output).
+        out: where the report is written (default: standard output). A report that cannot be written ends the reports,
+            not the training.
 
     Returns:
         The word vectors.
     """
-    out = out or sys.stdout
     directory = Path(config.out)
-    check_writable(directory)
+    made = make_writable(directory)
+    try:
+        return _train_and_save(config, directory, resume, _Report(out or sys.stdout))
+    except BaseException:
+        if made and not any(directory.iterdir()):
+            directory.rmdir()  # nothing came of it
+        raise
+
+
+def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: _Report) -> KeyedVectors:
     started = time.perf_counter()
     corpus = open_corpus(config)
     prepare_seconds = time.perf_counter() - started
     builtin = not config.corpus
     probes = config.probe_words or (list(BUILTIN_PROBES) if builtin else [])
     trainer = Trainer(corpus, config)
-    print(
+    report.line(
         f"corpus: {corpus.num_tokens:,} words, {len(corpus.vocab):,} distinct"
-        f"{' (generated; give --corpus FILE for your own)' if builtin else ''}, ready in {prepare_seconds:.2f} s",
-        file=out,
+        f"{' (generated; give --corpus FILE for your own)' if builtin else ''}, ready in {prepare_seconds:.2f} s"
     )
     if resume:
         trainer.load_checkpoint(directory)
-        print(f"resumed at epoch {trainer.state.epoch + 1}, {trainer.words_done:,} words", file=out)
+        report.line(f"resumed at epoch {trainer.state.epoch + 1}, {trainer.words_done:,} words")
     elif (directory / CHECKPOINT).exists():
-        print(f"note: {directory / CHECKPOINT} is of an unfinished run; starting anew (--resume goes on)", file=out)
+        report.line(f"note: {directory / CHECKPOINT} is of an unfinished run; starting anew (--resume goes on)")
 
     with tqdm(total=trainer.total_words, unit=" words", unit_scale=True, disable=None) as bar:
         bar.update(trainer.words_done)
@@ -134,13 +142,11 @@ def run(config: TrainConfig, *, resume: bool = False, out: TextIO | None = None)
             bar.update(t.words_done - bar.n)
 
         def on_epoch(t: Trainer) -> None:
-            rate = t.words_done / max(t.state.train_seconds, 1e-9)
-            bar.write(
-                f"epoch {t.state.epoch}/{config.epochs}  loss {t.loss:.4f}  lr {t.lr:.3g}  {rate / 1e6:.2f} M words/s",
-                file=out,
-            )
+            rate = t.words_done / max(t.state.train_seconds, 1e-9) / 1e6
+            done = f"epoch {t.state.epoch}/{config.epochs}"
+            report.line(f"{done}  loss {t.loss:.4f}  lr {t.lr:.3g}  {rate:.2f} M words/s")
             for line in neighbours(t.keyed_vectors(), probes) if probes else []:
-                bar.write(line, file=out)
+                report.line(line)
 
         trainer.fit(on_progress=on_progress, on_epoch=on_epoch, checkpoint_dir=directory)
 
@@ -158,14 +164,31 @@ def run(config: TrainConfig, *, resume: bool = False, out: TextIO | None = None)
     vectors = trainer.keyed_vectors()
     if builtin:
         (queen, _), *_ = vectors.most_similar(["king", "woman"], ["man"], topn=1)
-        print(f"  king - man + woman = {queen}", file=out)
-    print(
+        report.line(f"  king - man + woman = {queen}")
+    report.line(
         f"trained {trainer.total_words:,} words in {metrics['train_seconds']:.2f} s "
         f"({metrics['raw_words_per_second'] / 1e6:.2f} M words/s, {config.num_threads} threads, "
-        f"{metrics['cpu_kernels']}); saved to {directory}",
-        file=out,
+        f"{metrics['cpu_kernels']}); saved to {directory}"
     )
     return vectors
+
+
+class _Report:
+    """Lines for the user, above the progress bar; once they cannot be written (a closed pipe), there are no more."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out: TextIO | None = out
+
+    def line(self, text: str) -> None:
+        """Write one line."""
+        try:
+            if self._out is not None:
+                tqdm.write(text, file=self._out)
+                self._out.flush()
+        except OSError:
+            if self._out is sys.stdout:  # or the interpreter would complain about it once more when it ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._out = None
 
 
 def neighbours(vectors: KeyedVectors, words: Sequence[str], topn: int = 5) -> list[str]:
@@ -180,19 +203,21 @@ def neighbours(vectors: KeyedVectors, words: Sequence[str], topn: int = 5) -> li
     return lines
 
 
-def check_writable(directory: Path) -> None:
-    """Make the output directory and try to write in it, before hours are spent.
+def make_writable(directory: Path) -> bool:
+    """Make the output directory and try to write in it, before hours are spent; tell whether it is new.
 
     Raises:
         OSError: the directory cannot be made or written to; the message names it.
     """
     try:
+        new = not directory.exists()
         directory.mkdir(parents=True, exist_ok=True)
         probe = directory / f".writable.{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise OSError(f"out: cannot write to {directory}: {error.strerror or error}") from error
+    return new
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -206,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, TrainingError, DownloadError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, TrainingError, DownloadError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ class TrainState:
     epoch_pairs: int = 0
     words: int = 0  # words trained on, after subsampling
     train_seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)  # mean per pair, of each finished epoch
+    losses: list[float | None] = field(default_factory=list)  # mean per pair, of each finished epoch; None: no pair
 
 
 def padded_weight(vocab_size: int, dim: int) -> Tensor:
@@ -69,7 +70,13 @@ def padded_weight(vocab_size: int, dim: int) -> Tensor:
     stride = -(-dim // _ROW_FLOATS) * _ROW_FLOATS
     size = vocab_size * stride  # floats
     if 4 * size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        memory = mmap.mmap(-1, 4 * size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            memory = mmap.mmap(-1, 4 * size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, OverflowError) as error:
+            raise MemoryError(
+                f"dim: a table of {vocab_size} words x {dim} takes {4 * size / 2**30:.1f} GiB, more than there is; "
+                "lower dim, or the vocabulary by max_vocab or min_count"
+            ) from error
         with contextlib.suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
         buffer, boundary = torch.frombuffer(memory, dtype=torch.float32), _HUGE_PAGE
@@ -143,10 +150,11 @@ class Trainer:
 
     @property
     def loss(self) -> float:
-        """Mean loss per pair of the current epoch so far, or of the last one at an epoch's end."""
+        """Mean loss per pair of the current epoch so far, or of the last one at an epoch's end; NaN without pairs."""
         if self.state.epoch_pairs:
             return self.state.epoch_loss / self.state.epoch_pairs
-        return self.state.losses[-1] if self.state.losses else (self.config.negative + 1) * float(np.log(2))
+        last = self.state.losses[-1] if self.state.losses else None
+        return float("nan") if last is None else last
 
     def fit(
         self,
@@ -164,7 +172,7 @@ class Trainer:
 
         Raises:
             Interrupted: after Ctrl-C, with the checkpoint saved.
-            TrainingError: the loss is no longer finite; the last checkpoint is kept.
+            TrainingError: the loss is no longer finite (the last checkpoint is kept), or there was no pair to train on.
         """
         state, config = self.state, self.config
         ids_per_slice, last_save = 1 << 18, time.monotonic()
@@ -180,11 +188,17 @@ class Trainer:
                 if on_progress is not None:
                     on_progress(self)
                 due = config.checkpoint_minutes and time.monotonic() - last_save > 60 * config.checkpoint_minutes
-                if checkpoint_dir is not None and state.epoch < config.epochs and (self._stop or due):
+                stop = self._stop  # read once: what is reported must have been saved
+                if checkpoint_dir is not None and state.epoch < config.epochs and (stop or due):
                     self.save_checkpoint(checkpoint_dir)
                     last_save = time.monotonic()
-                if self._stop and state.epoch < config.epochs:
+                if stop and state.epoch < config.epochs:
                     raise Interrupted(Path(checkpoint_dir) / CHECKPOINT if checkpoint_dir is not None else None)
+        if all(loss is None for loss in state.losses):
+            raise TrainingError(
+                f"sample: no two words were left side by side with sample = {config.sample}; nothing was learnt. Raise "
+                "it, or set it to 0 to keep all words"
+            )
         return self
 
     def _train_slice(self, end: int) -> float:
@@ -225,7 +239,7 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         state = self.state
-        state.losses.append(state.epoch_loss / state.epoch_pairs if state.epoch_pairs else 0.0)
+        state.losses.append(state.epoch_loss / state.epoch_pairs if state.epoch_pairs else None)
         state.epoch += 1
         state.position, state.epoch_loss, state.epoch_pairs = 0, 0.0, 0
 
@@ -303,7 +317,8 @@ class Trainer:
             "ids": len(self._ids),
             "num_tokens": int(self.corpus.num_tokens),
             "vocab_size": len(vocab),
-            "counts": int(np.sum(vocab.counts * np.arange(1, len(vocab) + 1), dtype=np.uint64) % 2**53),
+            "counts": zlib.crc32(np.ascontiguousarray(vocab.counts)),
+            "sample": zlib.crc32(self._ids[:: max(1, len(self._ids) >> 20)].contiguous().numpy()),  # a million ids
         }
 
 
