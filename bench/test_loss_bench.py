@@ -73,10 +73,12 @@ def make_side(side, batch):
 def test_training_step(benchmark, side, batch):
     indices = make_batch(batch)
     weights, step = make_side(side, indices)
-    expected = [w.detach().clone() for w in weights]
+    before = [w.detach().clone() for w in weights]
+    expected = [w.clone() for w in before]
     loss = reference.sgns_step_(*expected, *indices, LR)
     torch.testing.assert_close(step(), loss, rtol=1e-5, atol=1e-5)
-    for weight, want in zip(weights, expected, strict=True):
-        torch.testing.assert_close(weight.detach(), want, rtol=1e-4, atol=1e-5)
+    for weight, want, start in zip(weights, expected, before, strict=True):
+        moved = (want - start).abs().max()  # hot rows sum thousands of float32 numbers, in an order of each side's own
+        assert (weight.detach() - want).abs().max() < 1e-3 * moved
     benchmark.extra_info.update(examples=batch, threads=torch.get_num_threads())
     benchmark.pedantic(step, rounds=9, warmup_rounds=2, iterations=1)
