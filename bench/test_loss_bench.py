@@ -78,7 +78,8 @@ def test_training_step(benchmark, side, batch):
     loss = reference.sgns_step_(*expected, *indices, LR)
     torch.testing.assert_close(step(), loss, rtol=1e-5, atol=1e-5)
     for weight, want, start in zip(weights, expected, before, strict=True):
-        moved = (want - start).abs().max()  # hot rows sum thousands of float32 numbers, in an order of each side's own
-        assert (weight.detach() - want).abs().max() < 1e-3 * moved
+        # Hot rows sum thousands of float32 numbers, each side in its own order; and a weight itself is rounded.
+        rounding = 2 * torch.finfo(torch.float32).eps * want.abs().max()
+        assert (weight.detach() - want).abs().max() < 1e-3 * (want - start).abs().max() + rounding
     benchmark.extra_info.update(examples=batch, threads=torch.get_num_threads())
     benchmark.pedantic(step, rounds=9, warmup_rounds=2, iterations=1)
