@@ -34,6 +34,19 @@ def test_hot_rows_and_every_dimension(dim):
         torch.testing.assert_close(weight, wanted, rtol=1e-11, atol=1e-11)
 
 
+def test_small_steps_of_a_hot_row_are_not_rounded_away():
+    # 20,000 steps of 1e-9 each on weights of 1: added one by one they would leave a float32 as it is.
+    center = torch.zeros(20_000, dtype=torch.int64)
+    in_weight, out_weight = torch.full((2, 4), 1.0), torch.full((2, 4), 1.0)
+    expected = [in_weight.double(), out_weight.double()]
+    indices = (center, center, center.unsqueeze(1) + 1)
+    w2v_ext.sgns_step_(in_weight, out_weight, *indices, 1e-9, reduction="sum")
+    reference.sgns_step_(*expected, *indices, 1e-9, reduction="sum")
+    assert (expected[0] - 1).abs().max() > 5e-6
+    for got, want in zip((in_weight, out_weight), expected, strict=True):
+        assert (got.double() - want).abs().max() < 1.3e-7  # one rounding
+
+
 def test_result_does_not_depend_on_the_number_of_threads():
     results = []
     before = torch.get_num_threads()

@@ -125,13 +125,13 @@ void loss_step_targets(const Batch<T>& batch, const Accumulator<T>* coef, const 
   std::vector<A> sum(batch.dim), buffer(batch.dim);
   for_segments<A>(segments, begin, end, [&](int64_t s) __attribute__((always_inline)) {
     T* row = out + segments.rows[s] * batch.out_stride;
-    for (int64_t d = 0; d < batch.dim; ++d) sum[d] = static_cast<A>(row[d]);
+    std::fill(sum.begin(), sum.end(), A(0));  // not the row: small steps would be rounded away one by one
     for (int64_t o = segments.start[s]; o < segments.start[s + 1]; ++o) {
       const int64_t at = segments.order[o], b = at / batch.targets;
       const A* v = as_accumulator(batch.in + batch.center[b] * batch.in_stride, batch.dim, buffer.data());
       add_scaled<A>(sum.data(), static_cast<A>(-scale) * coef[at], v, batch.dim);
     }
-    write_row(row, sum.data(), batch.dim);
+    for (int64_t d = 0; d < batch.dim; ++d) row[d] = static_cast<T>(static_cast<A>(row[d]) + sum[d]);
   });
 }
 
@@ -142,10 +142,10 @@ void loss_step_centers(const Batch<T>& batch, const Accumulator<T>* center_grad,
   std::vector<A> sum(batch.dim);
   for_segments<A>(segments, begin, end, [&](int64_t s) __attribute__((always_inline)) {
     T* row = in + segments.rows[s] * batch.in_stride;
-    for (int64_t d = 0; d < batch.dim; ++d) sum[d] = static_cast<A>(row[d]);
+    std::fill(sum.begin(), sum.end(), A(0));  // not the row: small steps would be rounded away one by one
     for (int64_t o = segments.start[s]; o < segments.start[s + 1]; ++o)
       add_scaled<A>(sum.data(), static_cast<A>(-scale), center_grad + segments.order[o] * batch.dim, batch.dim);
-    write_row(row, sum.data(), batch.dim);
+    for (int64_t d = 0; d < batch.dim; ++d) row[d] = static_cast<T>(static_cast<A>(row[d]) + sum[d]);
   });
 }
 
