@@ -77,8 +77,8 @@ def test_training_step(benchmark, side, batch):
     expected = [w.double() for w in before]
     loss = reference.sgns_step_(*expected, *indices, LR)
     torch.testing.assert_close(step().double(), loss, rtol=1e-5, atol=1e-5)
-    # PyTorch's sparse SGD adds every occurrence of a row by itself, which rounds small steps away: off by 5 % and more at
-    # B 65,536. The others sum first; hot rows are sums of thousands of float32 numbers, and a weight itself is rounded.
+    # PyTorch's sparse SGD adds every occurrence of a row by itself, which rounds small steps away: it is off by 5 % and
+    # more at B 65,536. The others sum first; hot rows sum thousands of float32 numbers, and a weight itself is rounded.
     for weight, want, start in zip(weights, expected, before, strict=True) if side != "sparse" else ():
         rounding = 2 * torch.finfo(torch.float32).eps * want.abs().max()
         assert (weight.detach() - want).abs().max() < 2e-3 * (want - start).abs().max() + rounding
