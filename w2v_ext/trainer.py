@@ -248,7 +248,7 @@ class Trainer:
         return KeyedVectors(self.corpus.vocab.words, self.in_weight.numpy().copy(), counts=self.corpus.vocab.counts)
 
     def metrics(self) -> dict:
-        """Speed and loss of the run; rates are per second of wall time in :meth:`fit`."""
+        """Speed and loss of the run; rates are per second of wall time in the kernel (no reports, no checkpoints)."""
         seconds = max(self.state.train_seconds, 1e-9)
         return {
             "raw_words_per_second": self.words_done / seconds,

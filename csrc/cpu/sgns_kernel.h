@@ -9,8 +9,8 @@
 // Arithmetic: 3 N D multiply-adds per pair; at K = 5 and D = 100 (112 with padding) 126 vectors of 16 lanes, which two
 // units do in 63 cycles. Memory: a context's row stays in L1 for the 2 W windows that it is in; N rows of out per
 // window come from L2 or beyond. They are prefetched kAhead windows early, line by line between the steps of the
-// update: all at once they fill the miss buffers, and the core waits (measured: a quarter of the time, a half at D =
-// 300).
+// update: all at once they fill the miss buffers, and the core waits (measured: spread out, training is 1.1 times as
+// fast at D = 100 and 1.3 times at D = 300).
 //
 // The coefficients of a window are taken at the weights before it; rows met twice in one window get both updates.
 
