@@ -3,9 +3,9 @@
     python bench/scaling.py --out bench/results/scaling-cpu.json
     python bench/scaling.py --corpus imdb.txt --tokens 1_000_000_000 --out bench/results/scaling-cpu.json
 
-Generated text: words by Zipf's law, sentences of 20 words, sample 1e-3, window 5, 5 negatives. Every figure is the median
-of `--rounds` passes after one to warm up; threads take turns within a round. `--corpus` adds the threads' figures on a
-text of one's own and the memory of a whole run on it, `--tokens` a run over that many generated tokens.
+Generated text: words by Zipf's law, sentences of 20 words, sample 1e-3, window 5, 5 negatives. Every figure is the
+median of `--rounds` passes after one to warm up; threads take turns within a round. `--corpus` adds the threads'
+figures on a text of one's own and the memory of a whole run on it, `--tokens` a run over that many generated tokens.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from compare_trainers import machine, spread
 
 import w2v_ext
-from compare_trainers import machine, spread
 from w2v_ext.corpus import Corpus
 from w2v_ext.vocab import Vocabulary
 
