@@ -3,7 +3,17 @@
     python -m pytest bench/test_loss_bench.py --benchmark-only --benchmark-group-by=param:batch
 
 K 10, D 128, V 71,000, Zipf indices. Every side is checked against the reference before it is timed.
+
+Peak extra memory (``peak_bytes``) is that of one step in a process of its own: the most resident memory during a second
+step, less the resident memory before it, with weights and indices in place and freed memory handed back (Linux only).
 """
+
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +78,33 @@ def make_side(side, batch):
     return weights, step
 
 
+def resident(field):
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field + ":"))
+    return int(line.split()[1]) * 1024
+
+
+def measure_peak(side, batch):
+    weights, step = make_side(side, make_batch(batch))
+    step()
+    for weight in weights:
+        weight.grad = None
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back to what is resident now
+    step()
+    return resident("VmHWM") - before
+
+
+def peak_bytes(side, batch):
+    if not sys.platform.startswith("linux"):
+        return None
+    command = [sys.executable, __file__, side, str(batch)]
+    path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])  # the package that is timed
+    env = {**os.environ, "PYTHONPATH": path}
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout)
+
+
 @pytest.mark.parametrize("batch", [512, 8192, 65536])
 @pytest.mark.parametrize("side", ["eager", "sparse", "compiled", "fused", "fused_sparse", "step_"])
 def test_training_step(benchmark, side, batch):
@@ -82,5 +119,9 @@ def test_training_step(benchmark, side, batch):
     for weight, want, start in zip(weights, expected, before, strict=True) if side != "sparse" else ():
         rounding = 2 * torch.finfo(torch.float32).eps * want.abs().max()
         assert (weight.detach() - want).abs().max() < 2e-3 * (want - start).abs().max() + rounding
-    benchmark.extra_info.update(examples=batch, threads=torch.get_num_threads())
+    benchmark.extra_info.update(examples=batch, threads=torch.get_num_threads(), peak_bytes=peak_bytes(side, batch))
     benchmark.pedantic(step, rounds=9, warmup_rounds=2, iterations=1)
+
+
+if __name__ == "__main__":
+    print(measure_peak(sys.argv[1], int(sys.argv[2])))

@@ -44,7 +44,7 @@ struct SgnsStats {
 
 // One batch, its indices checked and laid side by side: row b of `index` holds the P positives, then the K negatives.
 template <typename T>
-struct Batch {
+struct LossBatch {
   const T* in;
   const T* out;
   int64_t in_stride, out_stride, dim;
@@ -53,32 +53,59 @@ struct Batch {
   int64_t batch, positives, targets;  // B, P, P + K
 };
 
-// The occurrences of an index array grouped by row: segment s is row rows[s] at positions order[start[s], start[s +
-// 1]).
+// The occurrences of an index array grouped by row: segment s is row rows[s], in the slots start[s] to start[s + 1].
+// What stands in slot i is position order[i] of the array (null where the slots hold all that is needed).
 struct Segments {
   const uint32_t* rows;
-  const int64_t* start;
+  const uint32_t* start;
   const uint32_t* order;
   int64_t count;
 };
 
-// Each works on a part of the batch, examples or occurrences [begin, end), so that threads can share it.
+// What an occurrence of a target adds to its row: coef * in[row].
+template <typename A>
+struct Occurrence {
+  A coef;
+  uint32_t row;
+};
+
+// Where the sum of segment s goes.
+template <typename T>
+struct RowSink {
+  enum class How { kSegment, kRow, kStep };  // row s = sum; row rows[s] = sum; row rows[s] -= step * sum
+  T* rows;
+  int64_t stride;
+  How how;
+  double step = 0;
+};
+
+// How the examples, grouped by centre, give the sums of each centre and what each occurrence of a target adds to its
+// row. Row i of the batch's `index` belongs to the example in slot i of `centers`.
+template <typename T>
+struct CenterPass {
+  using A = Accumulator<T>;
+  Segments centers;
+  const uint32_t* slot;  // (B, P + K): where the targets' occurrences go
+  Occurrence<A>* occurrences;
+  const A* grad_loss;  // (B,) and (B, P + K), in the batch's own order; if null, the coefficients are taken from the
+  const A* coef;       // scores, and the losses go into loss (B,)
+  A* loss;
+  A* sums;          // (centers.count, D), or
+  RowSink<T> sink;  // if that is null
+};
+
+// Each works on a part of the batch, examples or slots [begin, end) (a segment belongs to where it starts), so that
+// threads can share it.
 template <typename T>
 struct LossKernels {
   using A = Accumulator<T>;
-  // loss (B,), coef (B, P + K) = d loss / d score, and, unless null, center_grad (B, D) = d loss / d v
-  void (*forward)(const Batch<T>&, A* loss, A* coef, A* center_grad, int64_t begin, int64_t end);
-  // gradient of in_weight: row s of dst (row rows[s] if dense) = sum over the segment of grad_loss * coef . u
-  void (*center_rows)(const Batch<T>&, const A* grad_loss, const A* coef, const Segments&, bool dense, T* dst,
-                      int64_t begin, int64_t end);
-  // gradient of out_weight: row s of dst (row rows[s] if dense) = sum over the segment of grad_loss * coef * v
-  void (*target_rows)(const Batch<T>&, const A* grad_loss, const A* coef, const Segments&, bool dense, T* dst,
-                      int64_t begin, int64_t end);
-  // in-place SGD: out[row] -= scale * sum of coef * v, then in[row] -= scale * sum of center_grad
-  void (*step_targets)(const Batch<T>&, const A* coef, const Segments&, double scale, T* out, int64_t begin,
-                       int64_t end);
-  void (*step_centers)(const Batch<T>&, const A* center_grad, const Segments&, double scale, T* in, int64_t begin,
-                       int64_t end);
+  // loss (B,), coef (B, P + K) = d loss / d score
+  void (*forward)(const LossBatch<T>&, A* loss, A* coef, int64_t begin, int64_t end);
+  void (*centers)(const LossBatch<T>&, const CenterPass<T>&, int64_t begin, int64_t end);
+  void (*targets)(const LossBatch<T>&, const Segments&, const Occurrence<A>*, const RowSink<T>&, int64_t begin,
+                  int64_t end);
+  // row rows[s] -= step * sums[s] for s in [begin, end)
+  void (*add)(const Segments&, const A* sums, int64_t dim, const RowSink<T>&, int64_t begin, int64_t end);
 };
 
 struct KernelTable {
