@@ -207,6 +207,68 @@ def train_sgns_(
     return loss, int(pairs), int(words)
 
 
+def train_sgns_cuda_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    sums: Tensor,
+    bad: Tensor,
+    ids: Tensor,
+    alias: Tensor,
+    keep: Tensor,
+    *,
+    first: int,
+    num_ids: int,
+    begin: int,
+    end: int,
+    window: int,
+    negative: int,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    lr: float,
+    sentences_in_flight: int,
+) -> None:
+    """Train as :func:`train_sgns_` does, on CUDA: queued on the current stream, without waiting for the device.
+
+    With one sentence in flight the result is the CPU's with one thread, to rounding. With more, sentences see rows that
+    lack what the others have not added yet, and the order of additions, so the last bits, differ from run to run.
+
+    Args:
+        in_weight, out_weight: (V, D) float32 or bfloat16, rows 16-byte aligned and padded with zeros to a multiple of 4
+            numbers. bfloat16 rows are added to with stochastic rounding.
+        sums: (3,) float64, grows by loss, pairs and words after subsampling.
+        bad: (1,) int64, falls to the first place of a word that is out of range; its sentence ends there.
+        ids: (N,) int32, words ``first`` to ``first + N`` of the corpus, whole sentences of word ids, each closed by -1.
+        alias, keep: as in :func:`train_sgns_`, on the device.
+        num_ids: of the whole corpus, for the learning rate.
+        begin, end: the places in the corpus between which the sentences start that are trained on.
+        window, negative, seed, epoch, epochs, lr: as in :func:`train_sgns_`.
+        sentences_in_flight: warps at work, each on a sentence.
+
+    Raises:
+        ValueError: an argument that does not fit, or rows of a window that do not fit the device's shared memory.
+    """
+    _call(
+        _ops.train_sgns_cuda_,
+        *(in_weight, out_weight, sums, bad, ids, alias, keep, first, num_ids, begin, end),
+        *(window, negative, seed, epoch, epochs, lr, sentences_in_flight),
+    )
+
+
+def has_cuda_kernels() -> bool:
+    """Whether the CUDA kernels were built and loaded (a CUDA device may still be missing)."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key("w2v_ext::train_sgns_cuda_", "CUDA")
+
+
+def chunk_end(ids: Tensor, begin: int, limit: int) -> int:
+    """The last place in ``ids[begin : begin + limit]`` behind a -1, or the end of (N,) int32 ``ids`` if it is nearer.
+
+    Raises:
+        ValueError: the sentence at ``begin`` has ``limit`` words or more.
+    """
+    return _call(_ops.chunk_end, ids, begin, limit)
+
+
 def cpu_kernels() -> str:
     """The instruction set of the CPU kernels in use: ``avx512``, ``avx2`` or ``portable``.
 
