@@ -16,10 +16,18 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
       "negative_sampling_loss_backward_sparse(Tensor grad_loss, Tensor coef, Tensor in_weight, Tensor out_weight, "
       "Tensor center, Tensor pos, Tensor neg) -> (Tensor in_rows, Tensor in_values, Tensor out_rows, "
       "Tensor out_values)");
+  // The dense gradients of CUDA tensors, each row summed in a fixed order: the same bits in every run.
+  m.def(
+      "negative_sampling_loss_backward_sorted(Tensor grad_loss, Tensor coef, Tensor in_weight, Tensor out_weight, "
+      "Tensor center, Tensor pos, Tensor neg) -> (Tensor grad_in, Tensor grad_out)");
   // Direct path: the SGD step of loss.sum() * scale, in place; gives the losses (B,) before the step.
   m.def(
       "sgns_step_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor center, Tensor pos, Tensor neg, float step) "
       "-> Tensor loss");
+  // The same on CUDA tensors, each row summed in a fixed order.
+  m.def(
+      "sgns_step_sorted_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor center, Tensor pos, Tensor neg, "
+      "float step) -> Tensor loss");
 
   // weights (V,) float64 -> alias table (V, 2) int32: threshold (bits of a uint32) and alias of each column.
   m.def("alias_table(Tensor weights) -> Tensor");
