@@ -1,7 +1,7 @@
 """The code that trains an epoch on the GPU, run on the CPU lane by lane: the ring of rows, windows, hand-out, chunks.
 
-``csrc/epoch_warp.h`` is plain C++ when the compiler is not nvcc. ``tests/cpp/emulate_epoch.cpp`` gives it 32 lanes; here
-it is compiled with bounds and undefined behaviour checked, and compared with the NumPy reference and the CPU's kernel.
+``csrc/epoch_warp.h`` is plain C++ when the compiler is not nvcc; ``tests/cpp/emulate_epoch.cpp`` gives it 32 lanes. Here
+it is compiled, with undefined behaviour checked, and compared with the NumPy reference and the CPU's kernel.
 """
 
 import ctypes
@@ -27,7 +27,6 @@ def emulation(tmp_path_factory):
     if COMPILER is None:
         pytest.skip("needs a C++20 compiler")
     target = tmp_path_factory.mktemp("emulation") / "emulate_epoch.so"
-    # -D_GLIBCXX_ASSERTIONS checks what the standard library can; unused shared memory is filled with garbage.
     flags = "-std=c++20 -O1 -Wall -Wextra -Werror -fPIC -shared -fsanitize=undefined -fno-sanitize-recover=undefined"
     source = ROOT / "tests" / "cpp" / "emulate_epoch.cpp"
     subprocess.run([COMPILER, *flags.split(), f"-I{ROOT / 'csrc'}", str(source), "-o", str(target)], check=True)

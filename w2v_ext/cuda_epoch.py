@@ -170,12 +170,16 @@ def sentence_start(ids: Tensor, place: int) -> int:
     return 0
 
 
+def _page_locked(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.int32, pin_memory=True)
+
+
 class _IdStream:
     """Chunks of whole sentences on their way to the device: while the kernel works on one, the next is copied."""
 
     def __init__(self, ids: Tensor, chunk: int, device: torch.device) -> None:
         self._ids, self._chunk = ids, min(chunk, max(len(ids), 1))
-        self._host = [torch.empty(self._chunk, dtype=torch.int32, pin_memory=True) for _ in range(2)]
+        self._host = [_page_locked(self._chunk) for _ in range(2)]
         self._device = [torch.empty(self._chunk, dtype=torch.int32, device=device) for _ in range(2)]
         self._held: list[tuple[int, int]] = [(0, 0), (0, 0)]  # words of the corpus in each buffer
         self._copied, self._trained = ([torch.cuda.Event() for _ in range(2)] for _ in range(2))

@@ -97,11 +97,13 @@ struct EmulatedWarp {
 
 template <typename T, int kChunks>
 void run(const EpochParams& params, const EpochLayout& layout, T* in, T* out, int64_t stride, double* sums) {
-  std::vector<char> memory(layout.bytes + 16, static_cast<char>(0xAB));
+  std::vector<char> memory(layout.bytes + 4096, static_cast<char>(0xAB));
   char* shared = memory.data() + (16 - reinterpret_cast<uintptr_t>(memory.data()) % 16) % 16;
   EmulatedWarp warp;
   SentenceTrainer<EmulatedWarp, T, kChunks> trainer(warp, params, layout, shared, in, out, stride);
   trainer.run();
+  for (const char* past = shared + layout.bytes; past != memory.data() + memory.size(); ++past)
+    if (*past != static_cast<char>(0xAB)) throw std::out_of_range("shared memory written behind its end");
   for (int lane = 0; lane < kWarpLanes; ++lane) sums[0] += trainer.loss()[lane];
   sums[1] += static_cast<double>(trainer.pairs());
   sums[2] += static_cast<double>(trainer.words());
