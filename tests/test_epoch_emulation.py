@@ -1,7 +1,7 @@
 """The code that trains an epoch on the GPU, run on the CPU lane by lane: the ring of rows, windows, hand-out, chunks.
 
-``csrc/epoch_warp.h`` is plain C++ when the compiler is not nvcc; ``tests/cpp/emulate_epoch.cpp`` gives it 32 lanes. Here
-it is compiled, with undefined behaviour checked, and compared with the NumPy reference and the CPU's kernel.
+``csrc/epoch_warp.h`` is plain C++ when the compiler is not nvcc; ``tests/cpp/emulate_epoch.cpp`` gives it 32 lanes.
+Here it is compiled, with undefined behaviour checked, and compared with the NumPy reference and the CPU's kernel.
 """
 
 import ctypes
