@@ -138,6 +138,7 @@ class SentenceTrainer {
     place_ = 0;
     open_ = true;
     filled_ = entered_ = left_ = drawn_begin_ = drawn_end_ = 0;
+    warp_.sync();  // no lane is at the sentence before, with its slots
     warp_.each_lane([&](int lane) {
       for (int32_t slot = lane; slot < layout_.slots; slot += kWarpLanes) last_of(slot) = -1;
     });

@@ -98,8 +98,7 @@ class DeviceWarp {
   __device__ __forceinline__ void prefetch(const T* row, int32_t numbers) {
     const char* line = reinterpret_cast<const char*>(row);
 #pragma unroll 1
-    for (const char* end = line + numbers * sizeof(T); line < end; line += 128)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(line)));
+    for (const char* end = line + numbers * sizeof(T); line < end; line += 128) prefetch_line(line);
   }
 
  private:
@@ -120,11 +119,11 @@ template <typename T, int kChunks>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T, kChunks>)
     train_sentences(const __grid_constant__ EpochParams params, const __grid_constant__ EpochLayout layout, T* in,
                     T* out, int64_t stride, int64_t warps, Counter* counter, Counter* bad, double* sums) {
-  extern __shared__ __align__(16) char shared[];
   const int own = static_cast<int>(threadIdx.x) / kWarp;
   if (static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + own >= warps) return;
   DeviceWarp warp(counter, bad);
-  SentenceTrainer<DeviceWarp, T, kChunks> trainer(warp, params, layout, shared + own * layout.bytes, in, out, stride);
+  SentenceTrainer<DeviceWarp, T, kChunks> trainer(warp, params, layout, dynamic_shared() + own * layout.bytes, in, out,
+                                                  stride);
   trainer.run();
   const double loss = warp_sum(trainer.loss()[lane_of_warp()]);
   if (lane_of_warp() == 0) {

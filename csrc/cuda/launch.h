@@ -39,9 +39,12 @@ void launch_blocks(const char* name, const Tensor& on, int64_t blocks, int threa
         name, device,
         cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
   }
-  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes),
-           static_cast<cudaStream_t>(stream)>>>(args...);
-  check_cuda(name, device, cudaGetLastError());
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = static_cast<cudaStream_t>(stream);
+  check_cuda(name, device, cudaLaunchKernelEx(&config, kernel, args...));
 }
 
 // Starts kernel(args...) with kPerItem threads (1, or kWarp) for each of items. Grids are capped: kernels loop from
@@ -65,6 +68,15 @@ __device__ inline int64_t item_stride() {
 }
 
 __device__ inline int lane_of_warp() { return static_cast<int>(threadIdx.x) % kWarp; }
+
+#ifdef __CUDACC__
+__device__ __forceinline__ char* dynamic_shared() {
+  extern __shared__ __align__(16) char bytes[];
+  return bytes;
+}
+#else  // the tests, on the CPU
+using cuda_on_cpu::dynamic_shared;
+#endif
 
 // The sum over a warp, the same bits in every lane.
 template <typename A>

@@ -11,7 +11,8 @@
 
 namespace w2v {
 
-// row + column is a multiple of 16 bytes for float, of 8 for bfloat16.
+#ifdef __CUDACC__
+// The address is a multiple of 16 bytes for float, of 8 for bfloat16.
 __device__ __forceinline__ Vec4 load_shared_row(const float* at) {
   Vec4 v;
   asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
@@ -30,6 +31,18 @@ __device__ __forceinline__ Vec4 load_shared_row(const __nv_bfloat16* at) {
   return {__uint_as_float(low << 16), __uint_as_float(low & 0xFFFF0000u), __uint_as_float(high << 16),
           __uint_as_float(high & 0xFFFF0000u)};
 }
+
+__device__ __forceinline__ void prefetch_line(const char* line) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(line)));
+}
+#else  // the tests, on the CPU
+template <typename T>
+Vec4 load_shared_row(const T* at) {
+  return {static_cast<float>(at[0]), static_cast<float>(at[1]), static_cast<float>(at[2]), static_cast<float>(at[3])};
+}
+
+inline void prefetch_line(const char*) {}
+#endif
 
 __device__ __forceinline__ void add_to_row(float* at, const Vec4& step) {
 #if __CUDA_ARCH__ >= 900
