@@ -6,12 +6,6 @@
 
 #include "sampler.h"
 
-#ifdef __CUDACC__
-#define W2V_DEVICE __device__ __forceinline__
-#else
-#define W2V_DEVICE inline
-#endif
-
 namespace w2v {
 
 constexpr int kWarpLanes = 32;

@@ -28,45 +28,9 @@
 #include <cstdint>
 
 #include "epoch_plan.h"
-
-#ifdef __CUDACC__
-#define W2V_UNROLL _Pragma("unroll")
-#else
-#define W2V_UNROLL
-#endif
+#include "lanes.h"
 
 namespace w2v {
-
-struct alignas(16) Vec4 {
-  float x, y, z, w;
-};
-
-W2V_DEVICE float dot(float sum, const Vec4& a, const Vec4& b) {
-  return sum + a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w;
-}
-
-W2V_DEVICE void add_scaled(Vec4* sum, float scale, const Vec4& a) {
-  sum->x += scale * a.x;
-  sum->y += scale * a.y;
-  sum->z += scale * a.z;
-  sum->w += scale * a.w;
-}
-
-W2V_DEVICE int lowest_bit(uint32_t bits) {
-#ifdef __CUDACC__
-  return __ffs(static_cast<int>(bits)) - 1;
-#else
-  return __builtin_ctz(bits);
-#endif
-}
-
-W2V_DEVICE int count_bits(uint32_t bits) {
-#ifdef __CUDACC__
-  return __popc(bits);
-#else
-  return __builtin_popcount(bits);
-#endif
-}
 
 // kChunks > 0: a row of D <= 128 kChunks is held in registers, and there is one group of outputs, 1 + K <= kOutputs.
 // kChunks = 0: any D and K; rows of `out` are read again for the update.
