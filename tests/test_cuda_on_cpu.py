@@ -6,19 +6,24 @@ register as ``torch.ops.w2v_emulated``. What is not tried here: inline PTX, vect
 do at the same time.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_loss import DTYPES, TOLERANCE, make_batch
 from test_sgns_kernel import make_case, train
+from test_trainer import config, weights
 
-from w2v_ext import reference
-from w2v_ext.cuda_epoch import device_weight
+from w2v_ext import Trainer, corpus_from_sequences, cuda_epoch, ops, reference
+from w2v_ext.cuda_epoch import CudaEpoch, device_weight
+from w2v_ext.trainer import TrainingError
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILER = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
@@ -192,3 +197,78 @@ def test_tables_that_do_not_fit_the_cache_are_fetched_ahead(emulated):
     train(*case)
     for one, other in zip(got, case[0], strict=True):
         assert (one - other).abs().max() < 5e-6
+
+
+# ---- the trainer ---------------------------------------------------------------------------------------------------
+
+
+class Idle:
+    """A stream or an event of a device that is never busy."""
+
+    def __init__(self, *_):
+        pass
+
+    def wait(self):
+        pass
+
+    record = synchronize = wait
+
+
+@pytest.fixture
+def cuda_trainer(emulated, monkeypatch):
+    """Makes a trainer that trains on the emulated device, as ``Trainer(corpus, TrainConfig(device="cuda"))`` would."""
+    for name in ("Event", "Stream"):
+        monkeypatch.setattr(torch.cuda, name, Idle)
+    for name in ("stream", "device"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", Idle)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 30, 1 << 30))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "an emulated GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: types.SimpleNamespace(multi_processor_count=3))
+    monkeypatch.setattr(cuda_epoch, "_page_locked", lambda count: torch.empty(count, dtype=torch.int32))
+    monkeypatch.setattr(ops, "_ops", types.SimpleNamespace(**{
+        name: getattr(emulated if name == "train_sgns_cuda_" else ops._ops, name)
+        for name in ("alias_table", "chunk_end", "cpu_kernels", "train_sgns_", "train_sgns_cuda_")
+    }))  # fmt: skip
+
+    def make(corpus, **changes):
+        trainer = Trainer(corpus, config(device="cpu", **changes))
+        trainer._cuda = CudaEpoch(
+            trainer.device, trainer.config, trainer.in_weight, trainer._ids, trainer._alias, trainer._keep, 0.01
+        )
+        trainer.in_weight, trainer.out_weight = trainer._cuda.in_weight, trainer._cuda.out_weight
+        return trainer
+
+    return make
+
+
+@pytest.mark.parametrize("chunk", [None, 400, 1 << 20])
+def test_the_trainer_resident_and_streamed(cuda_trainer, monkeypatch, chunk):
+    rng = np.random.default_rng(0)
+    small = corpus_from_sequences([rng.zipf(1.5, 30).clip(1, 300).tolist() for _ in range(100)])
+    wanted = Trainer(small, config(device="cpu", epochs=2, sample=0)).fit()
+    if chunk is not None:
+        monkeypatch.setattr(cuda_epoch, "RESIDENT_SHARE", 0)
+        monkeypatch.setattr(cuda_epoch, "CHUNK_IDS", chunk)
+    monkeypatch.setattr("w2v_ext.trainer._SLICE_SECONDS", 1e-4)  # several slices per epoch
+    trainer = cuda_trainer(small, epochs=2, sample=0, sentences_in_flight=1)
+    assert trainer._cuda.streams == (chunk is not None)
+    trainer.fit()
+    assert trainer.state.words == wanted.state.words
+    assert trainer.state.losses == pytest.approx(wanted.state.losses, rel=1e-5)
+    for one, other in zip(weights(trainer), weights(wanted), strict=True):
+        assert (one - other).abs().max() < 1e-4 * other.abs().max()
+    assert trainer.where == "an emulated GPU, 1 sentences in flight"
+    assert trainer.metrics()["device"] == "an emulated GPU"
+    assert len(trainer.keyed_vectors()) == len(small.vocab)
+
+
+def test_the_trainer_names_a_damaged_corpus_and_stops_when_it_diverges(cuda_trainer):
+    small = corpus_from_sequences([[1, 2, 3, 4]] * 50)
+    trainer = cuda_trainer(small, sample=0)
+    trainer._cuda._ids = trainer._cuda._host_ids = trainer._ids.clone()
+    trainer._cuda._ids[7] = 1_000_000
+    with pytest.raises(TrainingError, match=r"damaged \(ids: word 1000000 at position 7 is out of range for in_weight"):
+        trainer.fit()
+    with pytest.raises(TrainingError, match="lr: the loss became (nan|inf)"):
+        cuda_trainer(small, sample=0, lr=1e30).fit()
