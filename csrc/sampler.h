@@ -9,6 +9,8 @@
 
 namespace w2v {
 
+constexpr int kBlock = 2;  // neighbouring centres that share their negatives
+
 struct AliasColumn {
   uint32_t threshold;  // keep the column's own word if the coin is below this
   uint32_t alias;      // the other word

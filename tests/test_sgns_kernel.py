@@ -55,12 +55,12 @@ def worst_difference(dim, window, negative, epoch=1, lr=0.05, repeats=False):
     )  # fmt: skip
     assert stats[1] == wanted[1] > 0
     assert stats[2] == wanted[2]
-    assert stats[0] == pytest.approx(wanted[0], rel=1e-5)
+    assert stats[0] == pytest.approx(wanted[0], rel=1e-5 if negative <= 17 else 1e-3)
     moved = max(np.abs(e - b).max() for e, b in zip(expected, before, strict=True))
     return max(np.abs(w.numpy() - e).max() for w, e in zip(weights, expected, strict=True)), moved
 
 
-# With 20,000 words hardly one occurs twice in a window, and only float32 rounding is left: the weights are around 1.
+# Only float32 rounding is left: the weights are around 1.
 @pytest.mark.parametrize("dim", [1, 7, 16, 33, 100, 129])
 @pytest.mark.parametrize(("window", "negative"), [(1, 1), (5, 5), (3, 4), (2, 13), (12, 6)])
 def test_kernel_matches_the_emulation(dim, window, negative):
@@ -74,11 +74,28 @@ def test_every_group_of_outputs(negative):
     assert worst_difference(20, 3, negative)[0] < 5e-6
 
 
-def test_a_word_twice_in_a_window_differs_in_second_order_only():
-    # The kernel moves such rows one after the other, the emulation at once: the difference goes with lr squared.
+@pytest.mark.parametrize(("window", "negative"), [(1, 1), (5, 5), (4, 7)])
+def test_words_that_meet_twice_in_a_block(window, negative):
+    # 30 words of Zipf's law: contexts, centres and negatives are often the same word.
+    assert worst_difference(16, window, negative, repeats=True)[0] < 1e-5
+
+
+def test_words_that_meet_twice_with_many_negatives_differ_in_second_order_only():
+    # With more than one group of outputs a context's two occurrences are moved at once, in the emulation one after the
+    # other: the difference goes with lr squared.
     for lr in (1e-2, 1e-3):
-        difference, moved = worst_difference(16, 5, 5, lr=lr, repeats=True)
+        difference, moved = worst_difference(16, 4, 30, lr=lr, repeats=True)
         assert difference < 3 * lr * moved
+
+
+def test_a_negative_that_is_a_centre_counts_for_the_other_centres_only():
+    # Two words, noise on word 0 alone: with scores 0 each positive costs ln 2, and each negative, except for centre 0.
+    weights = [padded_weight(2, 16) for _ in range(2)]
+    ids = torch.tensor([1, 0, 1, 1, -1], dtype=torch.int32)
+    alias = w2v_ext.alias_table(torch.tensor([1.0, 0.0]))
+    loss, pairs, _ = train(weights, ids, alias, keep_thresholds(np.ones(2)), window=1, negative=3)
+    assert pairs == 6  # two of them with centre 0
+    assert loss == pytest.approx((6 + 4 * 3) * np.log(2), rel=1e-6)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -163,7 +180,7 @@ def test_padding_stays_zero():
 
 
 def test_first_loss_is_log_two_per_output():
-    weights, ids, alias, keep = make_case()
+    weights, ids, alias, keep = make_case(vocab=20_000, repeats=False)  # so that no negative is a centre
     weights[1].zero_()
     stats = train(weights, ids, alias, keep, lr=1e-9, negative=7)
     assert stats[0] / stats[1] == pytest.approx(8 * np.log(2), rel=1e-6)

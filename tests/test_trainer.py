@@ -52,7 +52,8 @@ def test_learns_the_planted_meaning(tmp_path):
 
 def test_loss_starts_at_log_two_per_output_and_falls(corpus):
     trainer = Trainer(corpus, config(lr=1e-7, epochs=1)).fit()
-    assert trainer.state.losses[0] == pytest.approx(6 * math.log(2), rel=1e-4)
+    # Each pair has one positive and five negatives, less the few negatives that are the centre itself.
+    assert 0.99 * 6 * math.log(2) < trainer.state.losses[0] < (1 + 1e-6) * 6 * math.log(2)
     losses = Trainer(corpus, config()).fit().state.losses
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 3

@@ -195,8 +195,9 @@ def train_sgns_(
 ) -> tuple[float, int, int]:
     """Train on the sentences that start in ``ids[begin:end]``, in place: the inside of :class:`w2v_ext.Trainer`.
 
-    A centre's contexts share its negatives; every draw depends on (seed, epoch, place in the corpus) alone. Threads
-    share the weights without locks (Hogwild), except the rows of the 64 most frequent words (the first), of which each
+    Two neighbouring centres and their contexts share their negatives, and a negative that is the centre itself does not
+    count, as in word2vec.c; every draw depends on (seed, epoch, place in the corpus) alone. Threads
+    share the weights without locks (Hogwild), except the rows of the 128 most frequent words (the first), of which each
     thread has copies that are merged every few thousand words; with one thread the result is the same bits however the
     corpus is cut.
 

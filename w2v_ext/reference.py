@@ -73,6 +73,7 @@ def skipgram_softmax_loss(
 
 _MASK32, _MASK64 = 2**32 - 1, 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
+BLOCK = 2  # neighbouring centres that share their negatives
 
 
 def sentence_key(seed: int, epoch: int, offset: int) -> int:
@@ -98,20 +99,21 @@ def draw(key: int, i: int) -> int:
     return mix64((key + (i + 1) * _GOLDEN) & _MASK64)
 
 
+def sample_alias(alias: np.ndarray, bits: int) -> int:
+    """A word from the alias table (V, 2) uint32."""
+    column = (bits >> 32) * len(alias) >> 32
+    return column if bits & _MASK32 < alias[column, 0] else int(alias[column, 1])
+
+
 def sample_negative(alias: np.ndarray, bits: int, positive: int) -> int:
     """A word from the alias table (V, 2) uint32, redrawn until it differs from ``positive``."""
     vocab_size = len(alias)
-
-    def pick(bits: int) -> int:
-        column = (bits >> 32) * vocab_size >> 32
-        return column if bits & _MASK32 < alias[column, 0] else int(alias[column, 1])
-
-    word = pick(bits)
+    word = sample_alias(alias, bits)
     for _ in range(31):
         if word != positive:
             return word
         bits = mix64((bits + _GOLDEN) & _MASK64)
-        word = pick(bits)
+        word = sample_alias(alias, bits)
     if word != positive:
         return word
     start = (mix64((bits + _GOLDEN) & _MASK64) >> 32) * vocab_size >> 32
@@ -153,25 +155,29 @@ def train_sgns_(
         at = [i for i, word in enumerate(sentence) if draw(key, i * slots) >> 32 <= keep[word]]
         words += len(at)
         rate = lr * max(1 - (len(ids) * epoch + offset) / (len(ids) * epochs), 1e-4)
-        for j, i in enumerate(at):
-            reach = 1 + ((draw(key, i * slots) & _MASK32) * window >> 32)
-            context = [sentence[at[c]] for c in range(max(0, j - reach), min(len(at), j + reach + 1)) if c != j]
-            center = sentence[i]
-            outputs = [center] + [
-                sample_negative(alias, draw(key, i * slots + k), center) for k in range(1, slots)
-            ]  # fmt: skip
-            if not context:
-                continue
-            v, u = in_weight[context], out_weight[outputs]  # (M, D), (1 + K, D)
-            sign = np.where(np.arange(slots) == 0, -1.0, 1.0)
-            t = (v @ u.T) * sign  # (M, 1 + K)
-            loss += float(np.logaddexp(0, t).sum())
-            pairs += len(context)
-            coef = -rate * sign * np.exp(-np.logaddexp(0, -t))  # the slope in t is sigmoid(t)
-            moved, before = np.empty_like(v), u.copy()
-            for m in range(len(context)):  # one context after the other, from coefficients of before the window
-                moved[m] = coef[m] @ u
-                u += np.outer(coef[m], v[m])
-            np.add.at(in_weight, context, moved)
+        if len(at) < 2:
+            continue
+        reach = [1 + ((draw(key, i * slots) & _MASK32) * window >> 32) for i in at]
+        for j in range(0, len(at), BLOCK):
+            centers = range(j, min(j + BLOCK, len(at)))
+            first, last = min(c - reach[c] for c in centers), max(c + reach[c] for c in centers)
+            places = range(max(0, first), min(len(at), last + 1))
+            context = [sentence[at[i]] for i in places]  # M words
+            noise = [sample_alias(alias, draw(key, at[j] * slots + k)) for k in range(1, slots)]
+            inside = np.array([[c != i and abs(c - i) <= reach[c] for c in centers] for i in places], dtype=float)
+            center_words = [sentence[at[c]] for c in centers]
+            differs = np.array([[word != center for word in noise] for center in center_words], dtype=float)
+            weight = np.concatenate([-inside, inside @ differs], axis=1)  # (M, N)
+            outputs = center_words + noise
+            u = out_weight[outputs]  # (N, D)
+            t = np.where(weight < 0, -1, 1) * (in_weight[context] @ u.T)
+            loss += float((np.abs(weight) * np.logaddexp(0, t)).sum())
+            pairs += int(inside.sum())
+            coef = -rate * weight * np.exp(-np.logaddexp(0, -t))  # the slope in t is sigmoid(t)
+            before = u.copy()
+            for m, word in enumerate(context):  # one context after the other, from coefficients of before the block
+                v = in_weight[word].copy()
+                in_weight[word] += coef[m] @ u
+                u += np.outer(coef[m], v)
             np.add.at(out_weight, outputs, u - before)
     return loss, pairs, words

@@ -22,6 +22,9 @@
 namespace w2v::W2V_ISA {
 #include "simd.h"
 #include "loss_kernel.h"
+#include "fold.h"
+#include "sgns_plan.h"
+#include "sgns_block.h"
 #include "sgns_kernel.h"
 
 extern const KernelTable table;

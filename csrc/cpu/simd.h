@@ -11,6 +11,7 @@ typedef int32_t Vi __attribute__((vector_size(4 * W2V_WIDTH)));
 typedef float VfU __attribute__((vector_size(4 * W2V_WIDTH), aligned(4), may_alias));
 typedef double Vd __attribute__((vector_size(4 * W2V_WIDTH)));  // as many bytes, half as many lanes
 typedef float Vh __attribute__((vector_size(2 * W2V_WIDTH)));   // half a Vf
+typedef int32_t ViU __attribute__((vector_size(4 * W2V_WIDTH), aligned(4), may_alias));
 typedef double VdU __attribute__((vector_size(4 * W2V_WIDTH), aligned(8), may_alias));
 
 template <typename T>
@@ -38,6 +39,7 @@ template <typename T>
 W2V_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename VecOf<T>::unaligned*>(p) = v;
 }
+W2V_INLINE void store(int32_t* p, Vi v) { *reinterpret_cast<ViU*>(p) = v; }
 template <typename T>
 W2V_INLINE Vec<T> broadcast(T x) {
   return x - Vec<T>{};
@@ -70,18 +72,23 @@ W2V_INLINE Vd widen_high(Vf v) {
   return __builtin_convertvector(half, Vd);
 }
 
-// e^t for t <= 0, to 2 ulp: t = n ln 2 + r, a polynomial for e^r, and n into the exponent. Below -87 it gives e^-87.
-W2V_INLINE Vf exp_nonpositive(Vf t) {
-  t = t > -87.0f ? t : broadcast(-87.0f);
-  const Vf n = t * 1.44269504f + 12582912.0f;  // 1.5 * 2^23 pushes the fraction out: round to nearest
-  const Vi bits = reinterpret_cast<Vi>(n);
-  const Vf whole = n - 12582912.0f;
-  const Vf r = (t - whole * 0.693359375f) - whole * -2.12194440e-4f;
-  Vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  return reinterpret_cast<Vf>(reinterpret_cast<Vi>(p) + (bits << 23));
+// For each of the V vectors that a function works on side by side.
+#define W2V_EACH(v) _Pragma("GCC unroll 4") for (int v = 0; v < V; ++v)
+
+// e^t for t <= 0, in place, to 2 ulp: t = n ln 2 + r, a polynomial for e^r, and n into the exponent. Below -87 it gives
+// e^-87.
+template <int V>
+W2V_INLINE void exp_nonpositive(Vf (&t)[V]) {
+  Vf n[V], r[V], p[V];
+  W2V_EACH(v) t[v] = t[v] > -87.0f ? t[v] : broadcast(-87.0f);
+  W2V_EACH(v) n[v] = t[v] * 1.44269504f + 12582912.0f;  // 1.5 * 2^23 pushes the fraction out: round to nearest
+  W2V_EACH(v) r[v] = t[v] - (n[v] - 12582912.0f) * 0.693359375f;
+  W2V_EACH(v) r[v] = r[v] - (n[v] - 12582912.0f) * -2.12194440e-4f;
+  W2V_EACH(v) p[v] = r[v] * 1.9875691500e-4f + 1.3981999507e-3f;
+  W2V_EACH(v) p[v] = p[v] * r[v] + 8.3334519073e-3f;
+  W2V_EACH(v) p[v] = p[v] * r[v] + 4.1665795894e-2f;
+  W2V_EACH(v) p[v] = p[v] * r[v] + 1.6666665459e-1f;
+  W2V_EACH(v) p[v] = p[v] * r[v] + 5.0000001201e-1f;
+  W2V_EACH(v) p[v] = p[v] * (r[v] * r[v]) + r[v] + 1.0f;
+  W2V_EACH(v) t[v] = reinterpret_cast<Vf>(reinterpret_cast<Vi>(p[v]) + (reinterpret_cast<Vi>(n[v]) << 23));
 }

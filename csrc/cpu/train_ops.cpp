@@ -20,7 +20,7 @@ namespace w2v {
 namespace {
 
 constexpr int64_t kStretch = 8192;  // ids a thread takes at a time: about 2 ms of work, so threads end together
-constexpr int64_t kHotRows = 64;
+constexpr int64_t kHotRows = 128;
 
 Tensor alias_table(const Tensor& weights) {
   W2V_CHECK(weights.dim() == 1 && weights.scalar_type() == ScalarType::Double && weights.is_contiguous(),
@@ -179,7 +179,7 @@ Tensor train_sgns(const Tensor& in_weight, const Tensor& out_weight, const Tenso
   std::vector<std::exception_ptr> failures(threads);
   // A single thread needs no copies, and so has bit-identical results however the corpus is cut. With many threads hot
   // rows meet more often: what matters is how much all of them have trained since the last time.
-  const int64_t num_hot = threads > 1 ? std::min(kHotRows, vocab_size / 512) : 0;
+  const int64_t num_hot = threads > 1 ? std::min(kHotRows, vocab_size / 256) : 0;
   const int64_t stretch = std::max<int64_t>(1024, std::min(kStretch, 2 * kStretch / threads));
   std::mutex merging;
   const auto work = [&](int64_t thread) {
