@@ -283,13 +283,14 @@ def bounds(trainer: w2v_ext.Trainer, bandwidth: float) -> dict:
     """Raw words per second that the device's memory and schedulers allow, counted as csrc/cuda/epoch.cu says."""
     config, metrics = trainer.config, trainer.metrics()
     windows_per_word = metrics["trained_words_per_second"] / metrics["raw_words_per_second"]
-    bytes_per_window = 4 * 2 * (config.negative + 2) * config.dim
+    reach = np.arange(1, config.window + 1)
+    contexts = (np.maximum.outer(reach, reach - 1) + np.maximum.outer(reach, reach + 1) + 1).mean()  # of two windows
+    bytes_per_window = 4 * (config.negative + 4) * config.dim  # half of a block's
     found = {"bytes_per_window": bytes_per_window, "windows_per_raw_word": windows_per_word}
     found["if_every_row_came_from_memory"] = bandwidth / bytes_per_window / windows_per_word
     if ON_GPU:
-        pairs = config.window + 1  # on average
         chunks = -(-config.dim // 128)
-        instructions = 12 * pairs * (1 + config.negative) * chunks + 520
+        instructions = (12 * contexts * (2 + config.negative) * chunks + 850) / 2
         multiprocessors = torch.cuda.get_device_properties(DEVICE).multi_processor_count
         found["instructions_per_window_estimated"] = instructions
         found["by_instruction_issue"] = multiprocessors * 4 * 1.7e9 / instructions / windows_per_word

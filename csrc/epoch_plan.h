@@ -10,9 +10,10 @@ namespace w2v {
 
 constexpr int kWarpLanes = 32;
 constexpr int kStretch = 256;     // ids a warp takes at a time: short, so that all warps end together
-constexpr int kOutputs = 6;       // rows of out that a warp holds in registers
+constexpr int kOutputs = 7;       // rows of out that a warp holds in registers: of kBlock centres and 5 negatives
 constexpr int kCoefPitch = 8;     // floats from one context's coefficients to the next one's: two 16-byte reads
-constexpr int kTileContexts = 5;  // contexts whose scores are summed together: 5 x 6 of 32 lanes
+constexpr int kTileContexts = 4;  // contexts whose scores are summed together: 4 x 7 of 32 lanes
+static_assert(kOutputs <= kCoefPitch && kTileContexts * kOutputs <= kWarpLanes);
 
 template <typename T>
 W2V_HOST_DEVICE constexpr T smaller(T a, T b) {
@@ -63,46 +64,46 @@ inline int64_t chunk_end(const int32_t* ids, int64_t num_ids, int64_t begin, int
   return -1;
 }
 
-// A warp's part of shared memory, as byte offsets. Rows of the words around the centre lie in `slots`, one for each
-// different word; kept words pass through a queue, from where they are read until they leave the window.
+// A warp's part of shared memory, as byte offsets. Rows of the words around the centres lie in `slots`, one for each
+// different word; kept words pass through a queue, from where they are read until no window to come can hold them.
 struct EpochLayout {
-  int32_t slots;         // 2 W + 1
-  int32_t queue;         // a power of two, at least 2 W + 32: what is in the window, and one read of 32 words
-  int32_t pitch;         // floats from row to row: D rounded up to a multiple of 4
-  int32_t groups;        // of kOutputs outputs
-  int32_t draw_windows;  // whose negatives are drawn at a time
+  int32_t contexts;     // 2 W + kBlock: the most words in the windows of a block, its centres among them
+  int32_t queue;        // a power of two, at least contexts + 32: what is in the windows, and one read of 32 words
+  int32_t pitch;        // floats from row to row: D rounded up to a multiple of 4
+  int32_t groups;       // of kOutputs outputs
+  int32_t draw_blocks;  // whose negatives are drawn at a time
 
-  int32_t value, base;  // float (slots, pitch): rows as they are now, and as they were read
-  int32_t deltas;       // float (2 W, 128): steps of the contexts, while there are groups of outputs to come
-  int32_t coef;         // float (groups, 2 W, kCoefPitch): lr (label - sigmoid(score))
+  int32_t value, base;  // float (contexts, pitch): the slots: rows as they are now, and as they were read
+  int32_t deltas;       // float (contexts, 128): steps of the contexts, while there are groups of outputs to come
+  int32_t coef;         // float (groups, contexts, kCoefPitch): lr times weight times (label - sigmoid(score))
   int32_t queue_place;  // int64 (queue,): places in the sentence
-  int32_t slot_last;    // int64 (slots,): the last word of the queue that uses the slot
+  int32_t slot_last;    // int64 (contexts,): the last word of the queue that uses the slot
   int32_t queue_word, queue_reach, queue_slot;  // int32 (queue,)
-  int32_t slot_word;                            // int32 (slots,)
-  int32_t context;                              // int32 (2 W,): slots of the centre's contexts
-  int32_t negatives;                            // int32 (draw_windows * K,)
+  int32_t slot_word;                            // int32 (contexts,)
+  int32_t context;                              // int32 (contexts,): slots of the block's contexts
+  int32_t negatives;                            // int32 (draw_blocks * K,)
   int64_t bytes;
 
   EpochLayout(int window, int negative, int64_t dim) {
-    slots = 2 * window + 1;
+    contexts = 2 * window + kBlock;
     queue = 64;
-    while (queue < 2 * window + kWarpLanes) queue *= 2;
+    while (queue < contexts + kWarpLanes) queue *= 2;
     pitch = static_cast<int32_t>((dim + 3) / 4 * 4);
-    groups = (1 + negative + kOutputs - 1) / kOutputs;
-    draw_windows = larger(1, kWarpLanes / negative);
+    groups = (kBlock + negative + kOutputs - 1) / kOutputs;
+    draw_blocks = larger(1, kWarpLanes / negative);
     bytes = 0;
-    value = take(int64_t{4} * slots * pitch);
-    base = take(int64_t{4} * slots * pitch);
-    deltas = take(groups > 1 ? int64_t{4} * 2 * window * 4 * kWarpLanes : 0);
-    coef = take(int64_t{4} * groups * 2 * window * kCoefPitch);
+    value = take(int64_t{4} * contexts * pitch);
+    base = take(int64_t{4} * contexts * pitch);
+    deltas = take(groups > 1 ? int64_t{4} * contexts * 4 * kWarpLanes : 0);
+    coef = take(int64_t{4} * groups * contexts * kCoefPitch);
     queue_place = take(int64_t{8} * queue);
-    slot_last = take(int64_t{8} * slots);
+    slot_last = take(int64_t{8} * contexts);
     queue_word = take(int64_t{4} * queue);
     queue_reach = take(int64_t{4} * queue);
     queue_slot = take(int64_t{4} * queue);
-    slot_word = take(int64_t{4} * slots);
-    context = take(int64_t{4} * 2 * window);
-    negatives = take(int64_t{4} * draw_windows * negative);
+    slot_word = take(int64_t{4} * contexts);
+    context = take(int64_t{4} * contexts);
+    negatives = take(int64_t{4} * draw_blocks * negative);
   }
 
  private:

@@ -1,11 +1,13 @@
 // One warp trains one sentence of skip-gram with negative sampling: the twin of cpu/sgns_kernel.h, with the same draws.
 //
-// The sentence slides through a queue of kept words. A word's row of `in` is read once, when it comes within W of the
-// centre, into a slot of shared memory, is used and moved there by all windows it is in, and what it has moved is added
-// to memory once, when it leaves; the same word twice in the queue shares a slot, as it shares a row. The rows of
-// `out`, the centre's and those of K negatives that the window's contexts share, are read into registers and their
-// steps added after each window. Lane l holds the columns 4 l + 128 c, 4 l + 1 + 128 c, ...; rows never cross lanes,
-// only scores do: 32 of them are summed together, each step halving what a lane still holds, in 31 exchanges.
+// A block is kBlock = 2 neighbouring centres and the K negatives that they share; its contexts are the words in either
+// window, its outputs the N = kBlock + K rows of `out`. The sentence slides through a queue of kept words, two at a
+// time. A word's row of `in` is read once, when it comes within W of a centre, into a slot of shared memory, is used
+// and moved there by all blocks it is in, and what it has moved is added to memory once, when it leaves; the same word
+// twice in the queue shares a slot, as it shares a row. The outputs are read into registers, and their steps added
+// after each block: a row that occurs twice among them gets both. Lane l holds the columns 4 l + 128 c, 4 l + 1 +
+// 128 c, ...; rows never cross lanes, only scores do: those of a tile of contexts (28) are summed together, each step
+// halving what a lane still holds, in 31 exchanges.
 //
 // Written once for the GPU and for the tests' emulation: `Warp` gives the lanes. On the GPU each_lane(f) calls f for
 // the thread's own lane and PerLane<T> is a register; in the emulation f runs for all lanes, one after the other, and
@@ -32,7 +34,7 @@
 
 namespace w2v {
 
-// kChunks > 0: a row of D <= 128 kChunks is held in registers, and there is one group of outputs, 1 + K <= kOutputs.
+// kChunks > 0: a row of D <= 128 kChunks is held in registers, and there is one group of outputs, N <= kOutputs.
 // kChunks = 0: any D and K; rows of `out` are read again for the update.
 template <typename Warp, typename T, int kChunks>
 class SentenceTrainer {
@@ -84,7 +86,7 @@ class SentenceTrainer {
   }
   W2V_DEVICE Vec4& delta(int context, int lane) const { return at<Vec4>(layout_.deltas)[context * kWarpLanes + lane]; }
   W2V_DEVICE float* coefs(int group, int context) const {
-    return at<float>(layout_.coef) + (group * 2 * p_.window + context) * kCoefPitch;
+    return at<float>(layout_.coef) + (group * layout_.contexts + context) * kCoefPitch;
   }
   W2V_DEVICE T* in_row(int32_t word) const { return in_ + word * stride_; }
   W2V_DEVICE T* out_row(int32_t word) const { return out_ + word * stride_; }
@@ -104,16 +106,16 @@ class SentenceTrainer {
     filled_ = entered_ = left_ = drawn_begin_ = drawn_end_ = 0;
     warp_.sync();  // no lane is at the sentence before, with its slots
     warp_.each_lane([&](int lane) {
-      for (int32_t slot = lane; slot < layout_.slots; slot += kWarpLanes) last_of(slot) = -1;
+      for (int32_t slot = lane; slot < layout_.contexts; slot += kWarpLanes) last_of(slot) = -1;
     });
     warp_.sync();
-    for (int64_t center = 0;; ++center) {
+    for (int64_t center = 0;; center += kBlock) {
       for (; left_ < center - p_.window; ++left_) leave(left_);
-      while (open_ && filled_ <= center + p_.window) read_words();
+      while (open_ && filled_ < center + kBlock + p_.window) read_words();
       if (center >= filled_) break;
       if (filled_ == 1) break;  // nothing to predict
       if (center == drawn_end_) draw_negatives(center);
-      window(center);
+      train_block(center);
     }
     for (; left_ < entered_; ++left_) leave(left_);
     words_ += filled_;
@@ -155,19 +157,20 @@ class SentenceTrainer {
     warp_.sync();
   }
 
-  // The negatives of the windows [center, drawn_end_), as many as 32 lanes draw at once.
+  // The negatives of the blocks of centres [center, drawn_end_), as many as 32 lanes draw at once; each block's are the
+  // draws of its first centre.
   W2V_DEVICE void draw_negatives(int64_t center) {
     const int negative = p_.negative;
+    const int64_t blocks = smaller<int64_t>(layout_.draw_blocks, (filled_ - center + kBlock - 1) / kBlock);
     drawn_begin_ = center;
-    drawn_end_ = smaller(center + layout_.draw_windows, filled_);
-    const int count = static_cast<int>(drawn_end_ - center) * negative;
+    drawn_end_ = center + kBlock * blocks;
+    const int count = static_cast<int>(blocks) * negative;
     warp_.each_lane([&](int lane) {
       for (int i = lane; i < count; i += kWarpLanes) {
-        const int64_t e = center + i / negative;
+        const int64_t e = center + kBlock * (i / negative);
         const uint64_t number =
             static_cast<uint64_t>(place_of(e)) * static_cast<uint64_t>(1 + negative) + 1 + i % negative;
-        const uint32_t word =
-            sample_negative(p_.alias, p_.vocab_size, draw(key_, number), static_cast<uint32_t>(word_of(e)));
+        const uint32_t word = sample_alias(p_.alias, p_.vocab_size, draw(key_, number));
         warp_.check(word < p_.vocab_size && "alias: word out of range for out_weight");
         at<int32_t>(layout_.negatives)[i] = static_cast<int32_t>(word);
         if (p_.prefetch) warp_.prefetch(out_row(static_cast<int32_t>(word)), layout_.pitch);
@@ -176,9 +179,43 @@ class SentenceTrainer {
     warp_.sync();
   }
 
-  W2V_DEVICE int32_t output_word(int64_t center, int output) const {
-    if (output == 0) return word_of(center);
-    return at<int32_t>(layout_.negatives)[(center - drawn_begin_) * p_.negative + output - 1];
+  // kBlock neighbouring centres, one at the end of a sentence of an odd number of words.
+  struct Block {
+    int64_t first, low;  // queued words: the centres [first, first + count), the contexts [low, low + num_contexts)
+    int count, num_contexts;
+    int32_t word[kBlock], reach[kBlock];  // of the centres
+  };
+
+  W2V_DEVICE bool has_output(const Block& block, int output) const {
+    return output < kBlock ? output < block.count : output < kBlock + p_.negative;
+  }
+
+  W2V_DEVICE int32_t output_word(const Block& block, int output) const {
+    if (output < kBlock) return word_of(block.first + output);
+    return at<int32_t>(layout_.negatives)[(block.first - drawn_begin_) / kBlock * p_.negative + output - kBlock];
+  }
+
+  W2V_DEVICE T* output_row(const Block& block, int output) const {  // null: there is no such output
+    return has_output(block, output) ? out_row(output_word(block, output)) : nullptr;
+  }
+
+  // -1: context m is in the window of the centre `output`. c > 0: the negative `output` stands for c windows that m is
+  // in; one whose centre is the same word does not count.
+  W2V_DEVICE float weight_of(const Block& block, int m, int output) const {
+    if (!has_output(block, output)) return 0;
+    const int32_t word = output_word(block, output);
+    float weight = 0;
+    W2V_UNROLL
+    for (int g = 0; g < kBlock; ++g) {
+      const int distance = static_cast<int>(block.low - block.first) + m - g;
+      const bool inside = g < block.count && distance != 0 && distance <= block.reach[g] && -distance <= block.reach[g];
+      if (output < kBlock) {
+        weight -= inside && output == g ? 1.0f : 0.0f;
+      } else {
+        weight += inside && word != block.word[g] ? 1.0f : 0.0f;
+      }
+    }
+    return weight;
   }
 
   // Brings the row of queued word e into a slot: the one where it is, or a free one.
@@ -186,14 +223,15 @@ class SentenceTrainer {
     const int32_t word = word_of(e);
     const int32_t* slot_word = at<int32_t>(layout_.slot_word);
     int32_t slot = -1, free = -1;
-    for (int32_t first = 0; first < layout_.slots && slot < 0; first += kWarpLanes) {
-      const auto used = [&](int lane) { return first + lane < layout_.slots && last_of(first + lane) >= left_; };
+    for (int32_t first = 0; first < layout_.contexts && slot < 0; first += kWarpLanes) {
+      const auto used = [&](int lane) { return first + lane < layout_.contexts && last_of(first + lane) >= left_; };
       const uint32_t same = warp_.lanes_where([&](int lane) { return used(lane) && slot_word[first + lane] == word; });
-      const uint32_t unused = warp_.lanes_where([&](int lane) { return first + lane < layout_.slots && !used(lane); });
+      const uint32_t unused =
+          warp_.lanes_where([&](int lane) { return first + lane < layout_.contexts && !used(lane); });
       if (same != 0) slot = first + lowest_bit(same);
       if (unused != 0 && free < 0) free = first + lowest_bit(unused);
     }
-    if (slot < 0) {  // there is a free one: at most 2 W other words are in the window
+    if (slot < 0) {  // there is a free one: at most 2 W + kBlock - 1 other words are in the windows
       slot = free;
       const T* row = in_row(word);
       warp_.each_lane([&](int lane) {
@@ -211,7 +249,7 @@ class SentenceTrainer {
     warp_.sync();
   }
 
-  // Queued word e has left the window: what its row has moved is added to memory, unless the word is there once more.
+  // Queued word e has left the windows: what its row has moved is added to memory, unless the word is there once more.
   W2V_DEVICE void leave(int64_t e) {
     const int32_t slot = slot_of(e);
     if (last_of(slot) != e) return;
@@ -224,31 +262,41 @@ class SentenceTrainer {
     ++step_;
   }
 
-  W2V_DEVICE void window(int64_t center) {
-    const int num_outputs = 1 + p_.negative;
+  W2V_DEVICE void train_block(int64_t first) {
+    Block block{first, first, static_cast<int>(smaller<int64_t>(kBlock, filled_ - first)), 0, {}, {}};
     PerLane<Vec4> outputs[kOutputs][kChunks > 0 ? kChunks : 1];
-    if constexpr (kChunks > 0) {  // on their way while the words that come into the window are looked after
+    if constexpr (kChunks > 0) {  // on their way while the words that come into the windows are looked after
       W2V_UNROLL
       for (int n = 0; n < kOutputs; ++n) {
-        const T* row = n < num_outputs ? out_row(output_word(center, n)) : nullptr;
+        const T* row = output_row(block, n);
         W2V_UNROLL
         for (int chunk = 0; chunk < kChunks; ++chunk) load_output(row, chunk, &outputs[n][chunk]);
       }
     }
-    for (; entered_ < filled_ && entered_ <= center + p_.window; ++entered_) enter(entered_);
-    const int64_t reach = reach_of(center);
-    const int64_t low = larger<int64_t>(0, center - reach), high = smaller(filled_ - 1, center + reach);
-    const int num_contexts = static_cast<int>(high - low);
+    for (; entered_ < filled_ && entered_ < first + kBlock + p_.window; ++entered_) enter(entered_);
+    int64_t last = first;
+    W2V_UNROLL
+    for (int g = 0; g < kBlock; ++g) {
+      if (g >= block.count) break;
+      const int64_t center = first + g;
+      block.word[g] = word_of(center);
+      block.reach[g] = reach_of(center);
+      const int64_t from = larger<int64_t>(0, center - block.reach[g]);
+      const int64_t to = smaller(filled_ - 1, center + block.reach[g]);
+      block.low = smaller(block.low, from);
+      last = larger(last, to);
+      pairs_ += to - from;
+    }
+    block.num_contexts = static_cast<int>(last + 1 - block.low);
     warp_.each_lane([&](int lane) {
-      for (int m = lane; m < num_contexts; m += kWarpLanes)
-        at<int32_t>(layout_.context)[m] = slot_of(low + m + (low + m >= center));
+      for (int m = lane; m < block.num_contexts; m += kWarpLanes)
+        at<int32_t>(layout_.context)[m] = slot_of(block.low + m);
     });
     warp_.sync();
-    for (int group = 0; group < layout_.groups; ++group) scores(center, group, num_contexts, outputs);
+    for (int group = 0; group < layout_.groups; ++group) scores(block, group, outputs);
     warp_.sync();
-    update(center, num_contexts, outputs);
+    update(block, outputs);
     warp_.sync();  // the slots of contexts, coefficients and negatives are free to be written again
-    pairs_ += num_contexts;
   }
 
   W2V_DEVICE void load_output(const T* row, int chunk, PerLane<Vec4>* output) {
@@ -257,42 +305,39 @@ class SentenceTrainer {
     });
   }
 
-  W2V_DEVICE void load_group(int64_t center, int group, int chunk, PerLane<Vec4> (*outputs)[1]) {
+  W2V_DEVICE void load_group(const Block& block, int group, int chunk, PerLane<Vec4> (*outputs)[1]) {
     W2V_UNROLL
-    for (int n = 0; n < kOutputs; ++n) {
-      const int output = group * kOutputs + n;
-      load_output(output <= p_.negative ? out_row(output_word(center, output)) : nullptr, chunk, &outputs[n][0]);
-    }
+    for (int n = 0; n < kOutputs; ++n) load_output(output_row(block, group * kOutputs + n), chunk, &outputs[n][0]);
   }
 
   // The coefficients of one group of outputs with all contexts, and their loss.
   template <int kHeld>
-  W2V_DEVICE void scores(int64_t center, int group, int num_contexts, PerLane<Vec4> (*outputs)[kHeld]) {
+  W2V_DEVICE void scores(const Block& block, int group, PerLane<Vec4> (*outputs)[kHeld]) {
     const int32_t* context = at<int32_t>(layout_.context);
-    for (int first = 0; first < num_contexts; first += kTileContexts) {
+    for (int first = 0; first < block.num_contexts; first += kTileContexts) {
       PerLane<float> sums[kWarpLanes];
       W2V_UNROLL
       for (int i = 0; i < kWarpLanes; ++i) warp_.each_lane([&](int lane) { sums[i][lane] = 0; });
       if constexpr (kChunks > 0) {
         W2V_UNROLL
         for (int chunk = 0; chunk < kChunks; ++chunk)
-          dots(context + first, num_contexts - first, chunk, outputs, chunk, sums);
+          dots(context + first, block.num_contexts - first, chunk, outputs, chunk, sums);
       } else {
         for (int chunk = 0; chunk < chunks(); ++chunk) {
-          load_group(center, group, chunk, outputs);
-          dots(context + first, num_contexts - first, chunk, outputs, 0, sums);
+          load_group(block, group, chunk, outputs);
+          dots(context + first, block.num_contexts - first, chunk, outputs, 0, sums);
         }
       }
       fold<kWarpLanes / 2>(sums);
       warp_.each_lane([&](int lane) {
         const int m = first + lane / kOutputs, n = lane % kOutputs;
-        if (lane >= kTileContexts * kOutputs || m >= num_contexts) return;
-        const bool real = group * kOutputs + n <= p_.negative;
-        const float sign = group == 0 && n == 0 ? -1.0f : 1.0f;  // loss = log(1 + e^t), slope sigmoid(t)
-        const float t = sign * sums[0][lane];
+        if (lane >= kTileContexts * kOutputs || m >= block.num_contexts) return;
+        const float weight = weight_of(block, m, group * kOutputs + n);
+        const float t = weight < 0 ? -sums[0][lane] : sums[0][lane];  // loss = |weight| log(1 + e^t)
         const float e = std::exp(-std::fabs(t));
-        coefs(group, m)[n] = real ? -rate_ * sign * (t < 0 ? e : 1.0f) / (1.0f + e) : 0.0f;
-        if (real) loss_[lane] += static_cast<double>((t < 0 ? 0.0f : t) + std::log1p(e));  // a NaN gets into the loss
+        coefs(group, m)[n] = weight != 0 ? -rate_ * weight * (t < 0 ? e : 1.0f) / (1.0f + e) : 0.0f;
+        if (weight != 0)  // a NaN gets into the loss
+          loss_[lane] += static_cast<double>(std::fabs(weight) * ((t < 0 ? 0.0f : t) + std::log1p(e)));
       });
     }
   }
@@ -335,32 +380,32 @@ class SentenceTrainer {
   // One context after the other: it moves by coef . outputs, and the outputs by coef * context, so that a context is
   // pulled to where the ones before it have moved the outputs. Groups of outputs all meet the contexts as they were.
   template <int kHeld>
-  W2V_DEVICE void update(int64_t center, int num_contexts, PerLane<Vec4> (*outputs)[kHeld]) {
+  W2V_DEVICE void update(const Block& block, PerLane<Vec4> (*outputs)[kHeld]) {
     if constexpr (kChunks > 0) {
       W2V_UNROLL
       for (int chunk = 0; chunk < kChunks; ++chunk) {
-        move(chunk, 0, num_contexts, outputs, chunk);
-        add_moved(center, 0, chunk, outputs, chunk);
+        move(chunk, 0, block.num_contexts, outputs, chunk);
+        add_moved(block, 0, chunk, outputs, chunk);
       }
     } else {
       for (int chunk = 0; chunk < chunks(); ++chunk) {
         for (int group = 0; group < layout_.groups; ++group) {
-          load_group(center, group, chunk, outputs);
-          move(chunk, group, num_contexts, outputs, 0);
-          add_moved(center, group, chunk, outputs, 0);
+          load_group(block, group, chunk, outputs);
+          move(chunk, group, block.num_contexts, outputs, 0);
+          add_moved(block, group, chunk, outputs, 0);
         }
       }
     }
-    step_ += static_cast<uint64_t>(1 + p_.negative);
+    step_ += static_cast<uint64_t>(kBlock + p_.negative);
   }
 
   template <int kHeld>
-  W2V_DEVICE void add_moved(int64_t center, int group, int chunk, PerLane<Vec4> (*outputs)[kHeld], int held) {
+  W2V_DEVICE void add_moved(const Block& block, int group, int chunk, PerLane<Vec4> (*outputs)[kHeld], int held) {
     W2V_UNROLL
     for (int n = 0; n < kOutputs; ++n) {
       const int output = group * kOutputs + n;
-      if (output > p_.negative) break;
-      T* row = out_row(output_word(center, output));
+      T* row = output_row(block, output);
+      if (row == nullptr) continue;
       warp_.each_lane([&](int lane) {
         if (inside(chunk, lane))
           Warp::add(row, column(chunk, lane), outputs[n][held][lane], moved_[n][lane],
@@ -379,7 +424,7 @@ class SentenceTrainer {
       const int32_t slot = context[m];
       const Vec4* packed = reinterpret_cast<const Vec4*>(coefs(group, m));
       const Vec4 low = packed[0], high = packed[1];
-      const float coef[kOutputs] = {low.x, low.y, low.z, low.w, high.x, high.y};
+      const float coef[kOutputs] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z};
       warp_.each_lane([&](int lane) {
         const bool here = inside(chunk, lane);
         const Vec4 row = here ? value(slot, chunk, lane) : Vec4{0, 0, 0, 0};
@@ -412,7 +457,7 @@ class SentenceTrainer {
   // of the sentence
   int64_t start_, place_;               // in the corpus; of the next word to read, in it
   int64_t filled_, entered_, left_;     // words queued, brought to a slot, gone
-  int64_t drawn_begin_, drawn_end_;     // windows whose negatives are drawn
+  int64_t drawn_begin_, drawn_end_;     // centres whose negatives are drawn
   uint64_t key_, rounding_key_, step_;  // step_ counts rows that were added to
   float rate_;
   bool open_;  // there are words to read

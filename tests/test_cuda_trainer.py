@@ -61,7 +61,7 @@ def test_one_sentence_in_flight_matches_the_reference(dim, window, negative):
         assert np.abs(one.numpy() - other).max() < 5e-6
 
 
-@pytest.mark.parametrize(("window", "negative"), [(1, 1), (5, 5), (12, 6), (4, 9), (2, 40)])
+@pytest.mark.parametrize(("window", "negative"), [(1, 1), (5, 5), (12, 4), (20, 3)])
 @pytest.mark.parametrize("dim", [5, 100])
 def test_one_sentence_in_flight_matches_the_cpu_where_words_repeat(dim, window, negative):
     case = make_case(dim=dim)
@@ -132,7 +132,7 @@ def test_diverged_weights_show_in_the_loss():
         ({"negative": 1001}, "negative: expected an integer from 1"),
         ({"lr": 0.0}, "lr: expected a positive number"),
         ({"flight": 0}, "sentences_in_flight: expected an integer from 1"),
-        ({"window": 10_000}, "dim, window: expected the 20001 rows of a window to fit"),
+        ({"window": 10_000}, "dim, window: expected the 20002 rows of a block.s windows to fit"),
         ({"epoch": 2}, "epoch: expected 0 <= epoch < epochs, got 2 of 2"),
     ],
 )
@@ -230,7 +230,7 @@ def test_divergence_and_damage_are_named(corpus):  # noqa: F811
 
 
 def test_a_window_that_does_not_fit_is_named(corpus):  # noqa: F811
-    with pytest.raises((ValueError, RuntimeError), match="dim, window: expected the 2001 rows of a window to fit"):
+    with pytest.raises((ValueError, RuntimeError), match="dim, window: expected the 2002 rows of a block.s windows to fit"):
         Trainer(corpus, on_cuda(window=1000))
 
 

@@ -4,18 +4,18 @@
 // done takes the next 256 ids from a counter. The number of warps is the number of sentences in flight: more hide more
 // latency, but see rows of frequent words that are older by as many sentences.
 //
-// Bounds, per window of M contexts (5.9 on average at W = 5) and N = 1 + K outputs:
-//   arithmetic  3 M N D multiply-adds: 12 instructions of a warp for each pair and 128 columns, about 430 for D <= 128;
-//               with the sums across lanes (125 for each 5 contexts), shared memory and bookkeeping about 950. An H100
-//               or H200 (132 x 4 schedulers, 1.7 GHz) issues 900 G instructions/s: about 900 M windows/s
-//   L2          N rows of out read and added to, and one row of in: 2 (N + 1) D numbers. 5.6 KB for D = 100, K = 5,
-//               so at an assumed 3 TB/s, half of it atomics, about 500 M windows/s
-//   memory      nothing but ids while both tables (2 V D numbers) fit the L2 cache, 60 MB there: V = 49,000 at D = 100.
-//               At D = 300 16.8 KB per window less what hits: with half of it missing, 4.3 TB/s allow 500 M windows/s
-//   latency     about 2,000 cycles from window to window of a sentence, so that 528 warps (one per scheduler) train up
-//               to 450 M windows/s
-// A raw word gives 0.76 windows at sample 1e-3 on the IMDB corpus. Shared memory: 2 (2 W + 1) D floats per warp and 2
-// KB; 21 warps fit an SM at D = 100, 8 at D = 300.
+// Bounds, per block of 2 centres with M contexts (8.8 on average at W = 5) and N = 2 + K outputs; a window is half of it:
+//   arithmetic  3 M N D multiply-adds: 12 instructions of a warp for each pair and 128 columns, about 740 for D <= 128;
+//               with the sums across lanes (125 for each 4 contexts), shared memory and bookkeeping an estimated 1,600.
+//               An H100 or H200 (132 x 4 schedulers, 1.7 GHz) issues 900 G instructions/s: about 1,100 M windows/s
+//   L2          N rows of out read and added to, and 2 rows of in: 2 (N + 2) D numbers. 7.2 KB for D = 100, K = 5, so
+//               at an assumed 3 TB/s, half of it atomics, about 800 M windows/s
+//   memory      nothing but ids while both tables (2 V D numbers) fit the L2 cache, 60 MB there: V = 75,000 at D = 100.
+//               At D = 300 21.6 KB per block less what hits: with half of it missing, 4.3 TB/s allow 800 M windows/s
+//   latency     an assumed 2,500 cycles from block to block of a sentence, so that 528 warps (one per scheduler) train
+//               up to 700 M windows/s
+// A raw word gives 0.76 windows at sample 1e-3 on the IMDB corpus. Shared memory: 2 (2 W + 2) D floats per warp and 2
+// KB. An SM holds 12 warps at D = 100, for want of registers, and 7 at D = 300.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -107,11 +107,10 @@ class DeviceWarp {
   int lane_;
 };
 
-// Blocks on an SM for which registers must do: 2 x 6 rows of a warp lie in them, and shared memory holds no more warps.
+// Blocks on an SM for which registers must do: 2 x 7 rows of a warp lie in them, of up to kChunks pieces (of bfloat16,
+// rounding takes some more).
 template <typename T, int kChunks>
-constexpr int kBlocksAtOnce = kChunks == 0    ? 3
-                              : sizeof(T) < 4 ? (kChunks == 1 ? 3 : 2)
-                                              : (kChunks < 3 ? 5 - kChunks : 2);
+constexpr int kBlocksAtOnce = kChunks < (sizeof(T) < 4 ? 2 : 3) ? 3 : 2;
 
 // sums (3,) += loss, pairs, words after subsampling; bad becomes the first place of a word that is out of range, if
 // any. Each of `warps` warps has layout.bytes of the dynamic shared memory.
@@ -229,7 +228,7 @@ void train(const Tensor& in_weight, const Tensor& out_weight, const Tensor& sums
   const int device = in_weight.get_device_index();
   const EpochLayout layout(static_cast<int>(window), static_cast<int>(negative), in_weight.size(1));
   const int64_t most = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  W2V_CHECK(layout.bytes <= most, "dim, window: expected the ", layout.slots, " rows of a window to fit ", most,
+  W2V_CHECK(layout.bytes <= most, "dim, window: expected the ", layout.contexts, " rows of a block's windows to fit ", most,
             " bytes of shared memory, got ", layout.bytes, " bytes for dim = ", in_weight.size(1),
             ", window = ", window, ", negative = ", negative);
   if (begin == end) return;
