@@ -378,7 +378,8 @@ class SentenceTrainer {
   }
 
   // One context after the other: it moves by coef . outputs, and the outputs by coef * context, so that a context is
-  // pulled to where the ones before it have moved the outputs. Groups of outputs all meet the contexts as they were.
+  // pulled to where the ones before it have moved the outputs. With several groups of outputs, each meets the contexts
+  // as they were, and an output that is a row of two groups meets the second as the first has left it.
   template <int kHeld>
   W2V_DEVICE void update(const Block& block, PerLane<Vec4> (*outputs)[kHeld]) {
     if constexpr (kChunks > 0) {

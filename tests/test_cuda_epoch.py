@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from w2v_ext import cuda_epoch, ops
+from w2v_ext import TrainConfig, Trainer, corpus_from_sequences, cuda_epoch, ops
+from w2v_ext import trainer as trainer_module
 from w2v_ext.cuda_epoch import choose_device, default_sentences_in_flight, device_weight, sentence_start
+from w2v_ext.trainer import TrainingError
 
 
 class Never:
@@ -117,4 +119,61 @@ def test_the_device_that_is_chosen(monkeypatch):
     with pytest.raises(RuntimeError, match="built without its CUDA kernels"):
         choose_device("cuda")
     monkeypatch.setattr(ops, "has_cuda_kernels", lambda: True)
+    monkeypatch.setattr(cuda_epoch, "kernel_failure", lambda _: None)
     assert choose_device("cuda") == choose_device("auto") == torch.device("cuda", 0)
+
+
+def test_a_device_that_runs_no_kernel_is_not_chosen(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(ops, "has_cuda_kernels", lambda: True)
+    monkeypatch.setattr(cuda_epoch, "kernel_failure", lambda _: "no kernel image is available")
+    message = r"cuda:0 does not run the kernels \(no kernel image is available\)"
+    with pytest.raises(RuntimeError, match=message):
+        choose_device("cuda")
+    with pytest.warns(RuntimeWarning, match=f"training on the CPU: {message}"):
+        assert choose_device("auto") == torch.device("cpu")
+
+
+def test_why_a_device_runs_no_kernel():
+    assert "train_sgns_cuda_" in cuda_epoch.kernel_failure(torch.device("cpu"))  # there is no such kernel
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [torch.OutOfMemoryError("CUDA out of memory.\nMore"), ValueError("dim, window: expected fewer rows")],
+)
+def test_a_device_that_is_too_small(monkeypatch, failure):
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(trainer_module, "choose_device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr(trainer_module, "CudaEpoch", fail)
+    corpus = corpus_from_sequences([[1, 2, 3]] * 20)
+    wanted = (TrainingError, "3 words x 8 do not fit cuda:0") if failure.args[0][0] == "C" else (ValueError, "dim, win")
+    for changes in ({"device": "cuda"}, {"device": "auto", "weight_dtype": "bfloat16"}):
+        with pytest.raises(wanted[0], match=wanted[1]):
+            Trainer(corpus, TrainConfig(dim=8, min_count=1, sample=0, **changes))
+    with pytest.warns(RuntimeWarning, match="training on the CPU: cuda:0 cannot: (CUDA out of memory.$|dim, window)"):
+        trainer = Trainer(corpus, TrainConfig(dim=8, min_count=1, sample=0, device="auto"))
+    assert trainer.fit().device == torch.device("cpu")
+
+
+def test_a_fill_that_is_interrupted_leaves_no_half_filled_buffer(without_cuda, monkeypatch):
+    ids = make_ids()
+    stream = cuda_epoch._IdStream(ids, 64, torch.device("cpu"))
+    list(stream.parts(0, 10))
+    held = list(stream._held)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Never, "synchronize", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            stream._fill(0, held[1][0])
+    assert stream._held[0] == (0, 0)
+    part, first, start, stop = next(stream.parts(0, 10))
+    assert (first, start) == (0, 0)
+    assert torch.equal(part[:stop], ids[:stop])

@@ -142,7 +142,7 @@ def train_emulated(ops, start, ids, alias, keep, *, window=5, negative=5, lr=0.0
 
 @pytest.mark.parametrize(
     ("dim", "window", "negative"),
-    [(1, 1, 1), (20, 5, 5), (100, 5, 5), (130, 3, 4), (300, 2, 3), (40, 2, 40), (400, 2, 2)],
+    [(1, 1, 1), (20, 5, 5), (100, 5, 5), (130, 3, 4), (300, 2, 3), (40, 2, 13), (400, 2, 2)],
 )
 def test_epoch_matches_the_cpu(emulated, lanes, dim, window, negative):
     repeats = negative <= 5  # with several groups of outputs, repeated words differ in second order

@@ -230,7 +230,9 @@ def test_divergence_and_damage_are_named(corpus):  # noqa: F811
 
 
 def test_a_window_that_does_not_fit_is_named(corpus):  # noqa: F811
-    with pytest.raises((ValueError, RuntimeError), match="dim, window: expected the 2002 rows of a block.s windows to fit"):
+    with pytest.raises(
+        (ValueError, RuntimeError), match="dim, window: expected the 2002 rows of a block.s windows to fit"
+    ):
         Trainer(corpus, on_cuda(window=1000))
 
 

@@ -6,6 +6,7 @@ through two buffers there, one filled from page-locked memory while the kernel w
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -39,10 +40,34 @@ def choose_device(wanted: str) -> torch.device:
     elif not ops.has_cuda_kernels():
         reason = "w2v_ext was built without its CUDA kernels (build it where nvcc is, with W2V_EXT_CUDA=1)"
     if reason is None:
-        return torch.device("cuda", torch.cuda.current_device())
+        device = torch.device("cuda", torch.cuda.current_device())
+        failure = kernel_failure(device)
+        if failure is None:
+            return device
+        reason = f"{device} does not run the kernels ({failure})"
+        if wanted == "auto":
+            warnings.warn(f"device: training on the CPU: {reason}", RuntimeWarning, stacklevel=2)
     if wanted == "cuda":
         raise RuntimeError(f"device: training on cuda is not available: {reason}; use --device cpu")
     return torch.device("cpu")
+
+
+def kernel_failure(device: torch.device) -> str | None:
+    """Why the epoch kernel does not run on a device (none was built for it, its memory is full, it is lost), if so."""
+    try:
+        weights = [device_weight(2, 1, torch.float32, device) for _ in range(2)]
+        sums, bad = torch.zeros(3, dtype=torch.float64, device=device), torch.full((1,), _NO_PLACE, device=device)
+        ids = torch.tensor([0, 1, -1], dtype=torch.int32, device=device)
+        alias = ops.alias_table(torch.ones(2, dtype=torch.float64)).to(device)
+        keep = torch.full((2,), -1, dtype=torch.int32, device=device)
+        ops.train_sgns_cuda_(
+            *(*weights, sums, bad, ids, alias, keep), first=0, num_ids=3, begin=0, end=3, window=1, negative=1, seed=0,
+            epoch=0, epochs=1, lr=0.1, sentences_in_flight=1,
+        )  # fmt: skip
+        _, pairs, words = sums.tolist()  # waits
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    return None if (pairs, words) == (2, 2) else f"of 2 words and 2 pairs it trained {words:g} and {pairs:g}"
 
 
 def default_sentences_in_flight(multiprocessors: int, hottest: float, window: int) -> int:
@@ -180,10 +205,11 @@ class _IdStream:
     def __init__(self, ids: Tensor, chunk: int, device: torch.device) -> None:
         self._ids, self._chunk = ids, min(chunk, max(len(ids), 1))
         self._host = [_page_locked(self._chunk) for _ in range(2)]
-        self._device = [torch.empty(self._chunk, dtype=torch.int32, device=device) for _ in range(2)]
         self._held: list[tuple[int, int]] = [(0, 0), (0, 0)]  # words of the corpus in each buffer
         self._copied, self._trained = ([torch.cuda.Event() for _ in range(2)] for _ in range(2))
         self._copying = torch.cuda.Stream(device)
+        with torch.cuda.stream(self._copying):  # whose memory they stay: a copy may outlive this object
+            self._device = [torch.empty(self._chunk, dtype=torch.int32, device=device) for _ in range(2)]
 
     def parts(self, begin: int, end: int) -> Iterator[tuple[Tensor, int, int, int]]:
         """Cut ``begin`` to ``end`` by chunks: gives (ids on the device, their first place, begin, end) to queue."""
@@ -192,8 +218,10 @@ class _IdStream:
             first, last = self._held[slot]
             stop = min(end, last)
             self._copied[slot].wait()  # the current stream waits, not the host
-            yield self._device[slot][: last - first], first, begin, stop
-            self._trained[slot].record()
+            try:
+                yield self._device[slot][: last - first], first, begin, stop
+            finally:  # also where Ctrl-C comes in between
+                self._trained[slot].record()
             following = last if last < len(self._ids) else 0
             if following != first and (self._held[1 - slot][0] != following or self._held[1 - slot] == (0, 0)):
                 self._fill(1 - slot, following)  # while the device trains
@@ -208,6 +236,7 @@ class _IdStream:
 
     def _fill(self, slot: int, first: int) -> None:
         last = ops.chunk_end(self._ids, first, self._chunk)
+        self._held[slot] = (0, 0)  # until it is filled: whatever comes in between, no half of it is trained on
         self._copied[slot].synchronize()  # the copy before this one has left the page-locked memory
         self._host[slot][: last - first].copy_(self._ids[first:last])
         with torch.cuda.stream(self._copying):

@@ -137,12 +137,30 @@ class Trainer:
         self._cuda = None
         if self.device.type == "cuda":
             left = np.asarray(vocab.counts, np.float64) * keep
-            hottest = float(left.max() / max(left.sum(), 1e-300))
-            self._cuda = CudaEpoch(self.device, config, self.in_weight, self._ids, self._alias, self._keep, hottest)
+            self._cuda = self._start_cuda(float(left.max() / max(left.sum(), 1e-300)))
+        if self._cuda is not None:
             self.in_weight, self.out_weight = self._cuda.in_weight, self._cuda.out_weight
         else:
             self.out_weight = padded_weight(len(vocab), config.dim)
         self._stop = False
+
+    def _start_cuda(self, hottest: float) -> CudaEpoch | None:
+        """Tables and corpus on the device; None, and the CPU, where they do not fit and ``auto`` leaves the choice."""
+        config = self.config
+        try:
+            return CudaEpoch(self.device, config, self.in_weight, self._ids, self._alias, self._keep, hottest)
+        except (torch.OutOfMemoryError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            if config.device != "auto" or config.weight_dtype != "float32":
+                if isinstance(error, ValueError):
+                    raise
+                raise TrainingError(
+                    f"device: {len(self.corpus.vocab)} words x {config.dim} do not fit {self.device} ({reason}); use "
+                    "--device cpu, or lower dim, or the vocabulary by max_vocab or min_count"
+                ) from error
+        warnings.warn(f"device: training on the CPU: {self.device} cannot: {reason}", RuntimeWarning, stacklevel=3)
+        self.device = torch.device("cpu")
+        return None
 
     @property
     def total_words(self) -> int:

@@ -21,16 +21,19 @@ W2V_INLINE void log1p_unit(const Vf (&e)[V], Vf (&p)[V]) {
   W2V_EACH(v) p[v] = (p[v] * e[v] + 1.0f) * e[v];
 }
 
-// Of kGroup outputs or fewer, N are trained with kTile<N> contexts at a time; a tile's scores, and later its coefficients,
-// fill whole vectors: score (m, n) stands at (m / kTile) * kTileFloats + (m % kTile) * N + n.
+// Of kGroup outputs or fewer, N are trained with kTile<N> contexts at a time; a tile's scores, and later its
+// coefficients, fill whole vectors: score (m, n) stands at (m / kTile) * kTileFloats + (m % kTile) * N + n.
 template <int N>
-constexpr int kTile = N > kSums / 2 ? 1 : N > kSums / 3 ? 2 : N > kSums / 4 ? 3 : 4;
+constexpr int kTile = N > kSums / 2   ? 1
+                      : N > kSums / 3 ? 2
+                      : N > kSums / 4 ? 3
+                                      : 4;
 template <int N>
 constexpr int kTileFloats = (kTile<N> * N + kWidth - 1) / kWidth * kWidth;
 constexpr int kTogether = 4;  // vectors of scores that go through `logistic` side by side, to hide its latency
 
-// From scores to coefficients lr (label - sigmoid(score)), in place. With t = -score where it should be high (w < 0) and
-// score where low, the loss is |w| (max(t, 0) + log(1 + e^-|t|)) and its slope in t |w| sigmoid(t).
+// From scores to coefficients lr (label - sigmoid(score)), in place. With t = -score where it should be high (w < 0)
+// and score where low, the loss is |w| (max(t, 0) + log(1 + e^-|t|)) and its slope in t |w| sigmoid(t).
 W2V_INLINE void logistic(float* scores, const float* weights, int count, Vf minus_lr, Vf* loss) {
   const Vf zero = Vf{}, one = broadcast(1.0f);
   Vf sum = *loss;

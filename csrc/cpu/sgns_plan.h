@@ -1,6 +1,6 @@
 // What comes before the arithmetic: subsampling, windows and negatives of a batch of sentences, cut into blocks. Whole
-// sentences are planned ahead of training so that a block's rows can be prefetched while the one before is trained, across
-// the ends of sentences as well.
+// sentences are planned ahead of training so that a block's rows can be prefetched while the one before is trained,
+// across the ends of sentences as well.
 
 constexpr int kBatch = 1024;  // kept words after which no further sentence is planned
 

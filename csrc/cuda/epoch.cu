@@ -4,7 +4,8 @@
 // done takes the next 256 ids from a counter. The number of warps is the number of sentences in flight: more hide more
 // latency, but see rows of frequent words that are older by as many sentences.
 //
-// Bounds, per block of 2 centres with M contexts (8.8 on average at W = 5) and N = 2 + K outputs; a window is half of it:
+// Bounds, per block of 2 centres with M contexts (8.8 on average at W = 5) and N = 2 + K outputs; a window is half of
+// it:
 //   arithmetic  3 M N D multiply-adds: 12 instructions of a warp for each pair and 128 columns, about 740 for D <= 128;
 //               with the sums across lanes (125 for each 4 contexts), shared memory and bookkeeping an estimated 1,600.
 //               An H100 or H200 (132 x 4 schedulers, 1.7 GHz) issues 900 G instructions/s: about 1,100 M windows/s
@@ -213,6 +214,8 @@ void train(const Tensor& in_weight, const Tensor& out_weight, const Tensor& sums
                 alias.device() == in_weight.device() && reinterpret_cast<uintptr_t>(alias.data_ptr()) % 8 == 0,
             "alias: expected the contiguous int32 tensor (V, 2) that alias_table gives, with V = ", vocab_size,
             ", on the device of in_weight, got shape ", shape_of(alias));
+  W2V_CHECK(in_weight.size(1) >= 1 && in_weight.size(1) <= 1 << 20, "in_weight: expected 1 to 2^20 columns, got ",
+            in_weight.size(1));
   const int64_t last = first + ids.size(0);
   W2V_CHECK(first >= 0 && last <= num_ids, "first, num_ids: expected ids to be words first to first + N of num_ids, ",
             "got ", first, " and N = ", ids.size(0), " of ", num_ids);
@@ -228,8 +231,8 @@ void train(const Tensor& in_weight, const Tensor& out_weight, const Tensor& sums
   const int device = in_weight.get_device_index();
   const EpochLayout layout(static_cast<int>(window), static_cast<int>(negative), in_weight.size(1));
   const int64_t most = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  W2V_CHECK(layout.bytes <= most, "dim, window: expected the ", layout.contexts, " rows of a block's windows to fit ", most,
-            " bytes of shared memory, got ", layout.bytes, " bytes for dim = ", in_weight.size(1),
+  W2V_CHECK(layout.bytes <= most, "dim, window: expected the ", layout.contexts, " rows of a block's windows to fit ",
+            most, " bytes of shared memory, got ", layout.bytes, " bytes for dim = ", in_weight.size(1),
             ", window = ", window, ", negative = ", negative);
   if (begin == end) return;
 

@@ -19,8 +19,9 @@ constexpr int kBlocks = 8;     // at once on an SM, at least: leaves 64 register
 constexpr int64_t kMaxBlocks = 1 << 24;
 
 inline void check_cuda(const char* name, int device, cudaError_t error) {
-  if (error != cudaSuccess)
-    throw std::runtime_error(text("w2v_ext: CUDA: ", name, " on device ", device, ": ", cudaGetErrorString(error)));
+  if (error == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());  // reported here: not once more, by the next kernel that PyTorch starts
+  throw std::runtime_error(text("w2v_ext: CUDA: ", name, " on device ", device, ": ", cudaGetErrorString(error)));
 }
 
 // Starts kernel(args...) on the device of a tensor and that device's current stream. name is the kernel's, for the
@@ -33,8 +34,9 @@ void launch_blocks(const char* name, const Tensor& on, int64_t blocks, int threa
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   if (shared_bytes > 0) {  // more than 48 KB must be asked for; and shared memory comes first, before the L1 cache
-    const auto bytes = static_cast<int>(shared_bytes);
-    check_cuda(name, device, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    int most = 0;          // not shared_bytes: another thread may start the kernel with more at the same time
+    check_cuda(name, device, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    check_cuda(name, device, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
     check_cuda(
         name, device,
         cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
