@@ -21,5 +21,14 @@ cuda:
 test:
 	$(PYTHON) -m pytest
 
+# Everything under bench/ on the CPU, into bench/results/ and README.md's tables: an hour on an idle machine.
+# CORPUS: a text; EVAL: the folder with EN-WS-353-ALL.txt, EN-SIMLEX-999.txt and questions-words.txt.
 bench:
-	$(PYTHON) -m pytest bench --benchmark-only
+	$(PYTHON) bench/compare_trainers.py --corpus $(CORPUS) --eval-dir $(EVAL) --out bench/results/trainer-cpu.json
+	$(PYTHON) bench/compare_trainers.py --corpus $(CORPUS) --eval-dir $(EVAL) --epochs 1 \
+		--sides gensim fasttext avx2 w2v_ext --out bench/results/trainer-cpu-1-epoch.json
+	$(PYTHON) bench/compare_trainers.py --corpus $(CORPUS) --eval-dir $(EVAL) --epochs 1 --dim 300 \
+		--out bench/results/trainer-cpu-dim-300.json
+	$(PYTHON) -m pytest bench/test_loss_bench.py --benchmark-only --benchmark-json=bench/results/loss-cpu.json
+	$(PYTHON) bench/scaling.py --corpus $(CORPUS) --tokens 1000000000 --out bench/results/scaling-cpu.json
+	$(PYTHON) bench/tables.py
