@@ -13,7 +13,6 @@ import subprocess
 from glob import glob
 from pathlib import Path
 
-import pybind11
 import torch
 from setuptools import Extension, setup
 from torch.utils import cpp_extension
@@ -24,6 +23,14 @@ CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={TORC
 
 def sources(folder: str, *patterns: str) -> list[str]:
     return sorted(path for pattern in patterns for path in glob(f"csrc/{folder}/{pattern}"))
+
+
+def pybind11_headers() -> str:
+    try:
+        import pybind11
+    except ModuleNotFoundError:  # PyTorch brings the headers along
+        return next(path for path in cpp_extension.include_paths() if Path(path, "pybind11").is_dir())
+    return pybind11.get_include()
 
 
 def nvcc_path() -> Path | None:
@@ -61,7 +68,7 @@ extensions = [
     Extension(  # knows nothing of torch, and is tied to the Python version by pybind11
         "w2v_ext._text",
         sources("text", "*.cpp"),
-        include_dirs=[pybind11.get_include()],
+        include_dirs=[pybind11_headers()],
         extra_compile_args=["-O3", "-g0", "-fvisibility=hidden", "-std=c++20"],
         language="c++",
     ),

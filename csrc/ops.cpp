@@ -16,10 +16,18 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
       "negative_sampling_loss_backward_sparse(Tensor grad_loss, Tensor coef, Tensor in_weight, Tensor out_weight, "
       "Tensor center, Tensor pos, Tensor neg) -> (Tensor in_rows, Tensor in_values, Tensor out_rows, "
       "Tensor out_values)");
+  // The dense gradients of CUDA tensors, each row summed in a fixed order: the same bits in every run.
+  m.def(
+      "negative_sampling_loss_backward_sorted(Tensor grad_loss, Tensor coef, Tensor in_weight, Tensor out_weight, "
+      "Tensor center, Tensor pos, Tensor neg) -> (Tensor grad_in, Tensor grad_out)");
   // Direct path: the SGD step of loss.sum() * scale, in place; gives the losses (B,) before the step.
   m.def(
       "sgns_step_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor center, Tensor pos, Tensor neg, float step) "
       "-> Tensor loss");
+  // The same on CUDA tensors, each row summed in a fixed order.
+  m.def(
+      "sgns_step_sorted_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor center, Tensor pos, Tensor neg, "
+      "float step) -> Tensor loss");
 
   // weights (V,) float64 -> alias table (V, 2) int32: threshold (bits of a uint32) and alias of each column.
   m.def("alias_table(Tensor weights) -> Tensor");
@@ -32,6 +40,15 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
   m.def(
       "train_sgns_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor ids, Tensor alias, Tensor keep, int window, "
       "int negative, int seed, int epoch, int epochs, float lr, int begin, int end, int threads) -> Tensor");
+  // The same on CUDA, without waiting for it: sums (3,) float64 grows by (loss, pairs, words), and bad (1,) int64 falls
+  // to the first place of a word that is out of range (start it at 2^63 - 1). ids are words first, first + 1, ... of a
+  // corpus of num_ids; begin and end are places in that corpus. Weights float32 or bfloat16.
+  m.def(
+      "train_sgns_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
+      "Tensor alias, Tensor keep, int first, int num_ids, int begin, int end, int window, int negative, int seed, "
+      "int epoch, int epochs, float lr, int sentences_in_flight) -> ()");
+  // The last end of whole sentences of ids in [begin, begin + limit]: where a chunk that goes to the device is cut.
+  m.def("chunk_end(Tensor ids, int begin, int limit) -> int");
   // The instruction set that the CPU kernels use here.
   m.def("cpu_kernels() -> str");
 }

@@ -1,10 +1,38 @@
 """Fixtures and settings shared by the tests."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
+# A GPU machine without a network may have PyTorch, NumPy and pytest only: what cannot be imported there is left out.
+NEEDED = {
+    "test_cli.py": ("safetensors", "tqdm", "tyro", "yaml"),
+    "test_corpus.py": ("hypothesis",),
+    "test_formats.py": ("hypothesis",),
+    "test_model_files.py": ("safetensors",),
+}
+OPTIONAL = {"hypothesis", "jieba", "safetensors", "tqdm", "tyro", "yaml", "zstandard"}
+MISSING = {name for name in OPTIONAL if importlib.util.find_spec(name) is None}
+collect_ignore = [file for file, needed in NEEDED.items() if MISSING.intersection(needed)]
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_report_header():
+    """Name the test files that are left out, and why."""
+    return [f"left out: {file} (needs {', '.join(MISSING.intersection(NEEDED[file]))})" for file in collect_ignore]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Skip a test that asks for an optional package that is not installed."""
+    try:
+        return (yield)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] in MISSING:
+            pytest.skip(f"needs the package {error.name}")
+        raise
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,5 +1,6 @@
 """What the compiled parts may and may not depend on."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -53,8 +54,37 @@ def test_importing_needs_no_optional_package_and_no_network():
         "import socket, sys\n"
         "def refuse(*a, **k): raise AssertionError('network at import')\n"
         "socket.socket.connect = refuse\n"
-        "for name in ('gensim', 'scipy', 'matplotlib', 'sklearn', 'tensorboard', 'jieba'): sys.modules[name] = None\n"
+        "names = 'gensim scipy matplotlib sklearn tensorboard jieba safetensors yaml tqdm tyro zstandard'\n"
+        "for name in names.split(): sys.modules[name] = None\n"
         "import w2v_ext, w2v_ext.train\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "call", "message"),
+    [
+        ("tyro", "w2v_ext.train.parse_arguments([])", "tyro is needed for the command line .*: pip install tyro"),
+        (
+            "yaml",
+            "w2v_ext.TrainConfig.from_file('a.yaml')",
+            "PyYAML is needed to read a YAML file .*pip install PyYAML",
+        ),
+        ("safetensors", "w2v_ext.KeyedVectors.load('.')", "safetensors is needed to read a model: pip install"),
+        ("zstandard", "w2v_ext.prepare_corpus('a.zst')", "zstandard is needed to read .zst files: pip install"),
+    ],
+)
+def test_a_missing_package_is_named(tmp_path, missing, call, message):
+    (tmp_path / "a.yaml").write_text("dim: 3\n")
+    (tmp_path / "a.zst").write_bytes(b"\x28\xb5\x2f\xfd")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(PACKAGE.parent)!r})\n"
+        f"sys.modules[{missing!r}] = None\n"
+        f"import w2v_ext, w2v_ext.train\n{call}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert re.search(f"ImportError: {message}", done.stderr), done.stderr

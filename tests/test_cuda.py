@@ -416,11 +416,17 @@ def test_bad_steps_change_nothing():
         assert torch.equal(now, then)
 
 
-@pytest.mark.parametrize("call", ["negative_sampling_loss(*args)", "sgns_step_(*args, 0.1)"])
-@pytest.mark.parametrize(("name", "index"), [("center", 4), ("pos", -1), ("neg", 2**32)])
-def test_index_out_of_range_is_named(call, name, index):
-    # In a process of its own: a failed assertion on the device ends the use of CUDA in the process.
-    program = f"""
+BAD_INDICES = [("center", 4), ("pos", -1), ("neg", 2**32)]
+CALLS = ["negative_sampling_loss(*args)", "sgns_step_(*args, 0.1)"]
+
+
+@pytest.fixture(scope="module")
+def failed_programs():
+    """Each bad call in a process of its own, all at once: a failed assertion on the device ends the use of CUDA."""
+    running = {}
+    for call in CALLS:
+        for name, index in BAD_INDICES:
+            program = f"""
 import torch, w2v_ext
 weights = [torch.zeros(4, 3, device="cuda") for _ in range(2)]
 index = dict(center=torch.zeros(2, dtype=torch.int64), pos=torch.zeros(2, 1, dtype=torch.int64),
@@ -430,6 +436,92 @@ args = *weights, *(i.cuda() for i in index.values())
 w2v_ext.{call}
 torch.cuda.synchronize()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
-    assert done.returncode != 0
-    assert f"{name}: index out of range for {'in' if name == 'center' else 'out'}_weight" in done.stdout + done.stderr
+            command = [sys.executable, "-c", program]
+            running[call, name] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    yield running
+    for process in running.values():
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("name", [name for name, _ in BAD_INDICES])
+def test_index_out_of_range_is_named(failed_programs, call, name):
+    output, _ = failed_programs[call, name].communicate(timeout=300)
+    assert failed_programs[call, name].returncode != 0
+    assert f"{name}: index out of range for {'in' if name == 'center' else 'out'}_weight" in output
+
+
+@pytest.mark.parametrize(("name", "index"), BAD_INDICES)
+def test_checked_index_out_of_range_is_an_index_error(name, index):
+    args = dict(zip(("in_weight", "out_weight", "center", "pos", "neg"), cuda_batch(torch.float32), strict=True))
+    args[name].view(-1)[-1] = 50 if name == "center" else index
+    with pytest.raises(IndexError, match=f"{name}: index .* is out of range for .*_weight with 50 rows"):
+        w2v_ext.negative_sampling_loss(**args, check_indices=True)
+    with pytest.raises(IndexError, match=f"{name}: index"), torch.no_grad():
+        w2v_ext.sgns_step_(**args, lr=0.1, check_indices=True)
+
+
+# ---- sums in a fixed order -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("vocab", "batch", "dim"), [(50, 16, 7), (4, 3000, 33), (1, 500, 128), (3000, 900, 130)])
+def test_deterministic_gradients_match_the_reference(deterministic, dtype, vocab, batch, dim):
+    args = cuda_batch(dtype, vocab=vocab, batch=batch, dim=dim)
+    loss = w2v_ext.negative_sampling_loss(*args, reduction="sum")
+    exact = [a.detach().double().requires_grad_() for a in args[:2]]
+    wanted = torch.autograd.grad(reference.negative_sampling_loss(*exact, *args[2:], reduction="sum"), exact)
+    for grad, want in zip(torch.autograd.grad(loss, args[:2]), wanted, strict=True):
+        assert grad.dtype == dtype
+        assert_rows_close(grad.double(), want, dtype)
+
+
+@either_gradient
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_deterministic_results_are_the_same_bits(deterministic, dtype, sparse_grad):
+    args = cuda_batch(dtype, vocab=40, batch=20_000, dim=100)
+    results = []
+    for _ in range(3):
+        loss = w2v_ext.negative_sampling_loss(*args, sparse_grad=sparse_grad)
+        stepped = detached(args)
+        w2v_ext.sgns_step_(*stepped, 0.3, reduction="sum")
+        results.append([*(g.to_dense() for g in torch.autograd.grad(loss, args[:2])), *stepped[:2]])
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("vocab", "dim"), [(50, 7), (5, 129)])
+def test_deterministic_step_is_one_step_of_sgd(deterministic, dtype, vocab, dim):
+    args = detached(cuda_batch(dtype, vocab=vocab, dim=dim, batch=300))
+    expected = detached(args)
+    w2v_ext.sgns_step_(*args, 0.3)
+    reference.sgns_step_(*expected, 0.3)
+    for weight, wanted in zip(args[:2], expected[:2], strict=True):
+        assert_rows_close(weight, wanted, dtype)
+
+
+def test_loss_and_gradients_in_a_cuda_graph(deterministic):
+    args = cuda_batch(torch.float32, batch=300)
+    want = torch.autograd.grad(w2v_ext.negative_sampling_loss(*args), args[:2])
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.autograd.grad(w2v_ext.negative_sampling_loss(*args), args[:2])
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        grads = torch.autograd.grad(w2v_ext.negative_sampling_loss(*args), args[:2])
+    graph.replay()
+    torch.cuda.synchronize()
+    for got, wanted in zip(grads, want, strict=True):
+        assert torch.equal(got, wanted)

@@ -300,3 +300,21 @@ def test_full_softmax_reference_matches_cross_entropy():
     assert loss == pytest.approx(expected.item(), rel=1e-13)
     torch.testing.assert_close(torch.from_numpy(grad_in), wanted[0])
     torch.testing.assert_close(torch.from_numpy(grad_out), wanted[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "message"),
+    [
+        ("center", (3,), "center: index 50 at position 3 is out of range for in_weight with 50 rows"),
+        ("pos", (2, 0), "pos: index -1 at position 2, 0 is out of range for out_weight with 50 rows"),
+        ("neg", (15, 4), "neg: index 99 at position 15, 4 is out of range for out_weight with 50 rows"),
+    ],
+)
+def test_checked_indices_are_named_alike_everywhere(name, place, message):
+    args = dict(zip(("in_weight", "out_weight", "center", "pos", "neg"), make_batch(torch.float32), strict=True))
+    args[name][place] = int(message.split()[2])
+    for check in (False, True):
+        with pytest.raises(IndexError, match=message):
+            w2v_ext.negative_sampling_loss(**args, check_indices=check)
+        with pytest.raises(IndexError, match=message), torch.no_grad():
+            w2v_ext.sgns_step_(**args, lr=0.1, check_indices=check)

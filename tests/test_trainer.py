@@ -152,9 +152,13 @@ def test_damaged_ids_are_named(tmp_path):
         trainer.fit()
 
 
-def test_cuda_is_refused_until_it_is_there(corpus):
-    with pytest.raises(TrainingError, match="device: training on cuda is not available"):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_is_refused_where_it_is_not_there(corpus):
+    with pytest.raises(TrainingError, match="device: training on cuda is not available: PyTorch .*; use --device cpu"):
         Trainer(corpus, config(device="cuda"))
+    with pytest.raises(TrainingError, match="weight_dtype: bfloat16 is for training on cuda, got a CPU"):
+        Trainer(corpus, config(weight_dtype="bfloat16"))
+    assert Trainer(corpus, config(device="auto")).device.type == "cpu"
 
 
 def test_learning_rate_falls_to_a_ten_thousandth(corpus):

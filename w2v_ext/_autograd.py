@@ -29,14 +29,32 @@ def _loss_shapes(in_weight, out_weight, center, pos, neg, sparse_grad):
     )
 
 
+@torch.library.register_fake("w2v_ext::negative_sampling_loss_backward_sorted")
 @torch.library.register_fake("w2v_ext::negative_sampling_loss_backward")
 def _backward_shapes(grad_loss, coef, in_weight, out_weight, center, pos, neg):
     return in_weight.new_empty(in_weight.shape), out_weight.new_empty(out_weight.shape)
 
 
+@torch.library.register_fake("w2v_ext::sgns_step_sorted_")
 @torch.library.register_fake("w2v_ext::sgns_step_")
 def _step_shapes(in_weight, out_weight, center, pos, neg, step):
     return in_weight.new_empty((center.shape[0],), dtype=_accumulator(in_weight))
+
+
+@torch.library.register_fake("w2v_ext::train_sgns_cuda_")
+def _train_shapes(*_):
+    return None
+
+
+def must_be_sorted(weight: Tensor) -> bool:
+    """Whether rows have to be summed in a fixed order: CUDA's other way is by atomics, which have none."""
+    return weight.is_cuda and torch.are_deterministic_algorithms_enabled()
+
+
+def _dense_gradients(grad_loss, coef, in_weight, *rest):
+    sort = must_be_sorted(in_weight)
+    backward = _ops.negative_sampling_loss_backward_sorted if sort else _ops.negative_sampling_loss_backward
+    return backward(grad_loss, coef, in_weight, *rest)
 
 
 def _save_for_backward(ctx, inputs, output):
@@ -50,7 +68,7 @@ def _save_for_backward(ctx, inputs, output):
 def _loss_backward(ctx, grad_loss, _grad_coef):
     in_weight, out_weight, center, pos, neg, coef = ctx.saved_tensors
     if not ctx.sparse_grad:
-        grads = _ops.negative_sampling_loss_backward(grad_loss, coef, in_weight, out_weight, center, pos, neg)
+        grads = _dense_gradients(grad_loss, coef, in_weight, out_weight, center, pos, neg)
         return *grads, None, None, None, None
     in_rows, in_values, out_rows, out_values = _ops.negative_sampling_loss_backward_sparse(
         grad_loss, coef, in_weight, out_weight, center, pos, neg
@@ -64,7 +82,7 @@ def _sparse_backward_cuda(grad_loss, coef, in_weight, out_weight, center, pos, n
     in_rows, center = torch.unique(center.long(), return_inverse=True)  # (R,), (B,)
     out_rows, targets = torch.unique(torch.cat([pos.long(), neg.long()], 1), return_inverse=True)  # (S,), (B, P + K)
     pos, neg = targets.split([pos.shape[1], neg.shape[1]], 1)
-    in_values, out_values = _ops.negative_sampling_loss_backward(
+    in_values, out_values = _dense_gradients(
         grad_loss, coef, in_weight[in_rows], out_weight[out_rows], center, pos, neg
     )
     return in_rows, in_values, out_rows, out_values
@@ -84,4 +102,5 @@ def _no_second_derivative(ctx, *grads):
 
 
 torch.library.register_autograd("w2v_ext::negative_sampling_loss_backward", _no_second_derivative)
+torch.library.register_autograd("w2v_ext::negative_sampling_loss_backward_sorted", _no_second_derivative)
 torch.library.register_autograd("w2v_ext::negative_sampling_loss_backward_sparse", _no_second_derivative)

@@ -6,13 +6,16 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from .packages import import_package
 
-SETTINGS_OF_THE_MACHINE = ("out", "threads", "device", "probe", "cache_dir", "checkpoint_minutes")
+SETTINGS_OF_THE_MACHINE = (
+    "out", "threads", "device", "sentences_in_flight", "probe", "cache_dir", "checkpoint_minutes",
+)  # fmt: skip
 """Settings that may change between a run and its resumption; all others shape the result."""
 
 
@@ -61,7 +64,11 @@ class TrainConfig:
     seed: int = 1
     """Seed of every random number."""
     device: Literal["cpu", "cuda", "auto"] = "auto"
-    """Where to train."""
+    """Where to train; auto is cuda where there is a device and the CUDA kernels were built."""
+    sentences_in_flight: int = 0
+    """Sentences that a GPU trains at the same time; 0 finds a number. 1 gives the CPU's vectors with 1 thread."""
+    weight_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the tables while they are trained; bfloat16, with stochastic rounding, on a GPU only."""
     probe: str = ""
     """Words, separated by commas, whose neighbours are shown after each epoch."""
     cache_dir: str | None = None
@@ -76,6 +83,7 @@ class TrainConfig:
         for name, high in highest.items():
             self._check_integer(name, 1, high)
         self._check_integer("threads", 0, 4096)
+        self._check_integer("sentences_in_flight", 0, 2**20)
         self._check_integer("seed", 0, 2**63 - 1)
         if self.max_vocab is not None:
             self._check_integer("max_vocab", 2, 2**31)
@@ -85,6 +93,7 @@ class TrainConfig:
             ("tokenizer", ("whitespace", "word", "char", "jieba")),
             ("errors", ("strict", "replace")),
             ("device", ("cpu", "cuda", "auto")),
+            ("weight_dtype", ("float32", "bfloat16")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
@@ -150,9 +159,10 @@ class TrainConfig:
     def from_file(cls, path: str | Path) -> TrainConfig:
         """Read settings from a YAML or JSON file (a model's ``config.json`` is one); dashes in names are allowed."""
         text = Path(path).read_text(encoding="utf-8")
+        load, failure = (json.loads, json.JSONDecodeError) if str(path).endswith(".json") else _yaml_reader()
         try:
-            loaded = json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
-        except (yaml.YAMLError, json.JSONDecodeError) as error:
+            loaded = load(text)
+        except failure as error:
             raise ValueError(f"config: {path} is not valid YAML or JSON: {error}") from error
         if loaded is None:
             loaded = {}
@@ -167,6 +177,11 @@ class TrainConfig:
             for field in fields(self)
             if field.name not in SETTINGS_OF_THE_MACHINE and getattr(self, field.name) != getattr(other, field.name)
         ]
+
+
+def _yaml_reader() -> tuple[Callable[[str], Any], type[Exception]]:
+    yaml = import_package("yaml", "PyYAML", "to read a YAML file (or write it as .json)")
+    return yaml.safe_load, yaml.YAMLError
 
 
 def _number(value: Any) -> Any:

@@ -16,9 +16,8 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from tqdm import tqdm
-
 from .files import cache_directory
+from .packages import import_package
 
 TEXT8_URL = "http://mattmahoney.net/dc/text8.zip"
 TEXT8_SIZE = 100_000_000  # bytes, unpacked
@@ -180,6 +179,7 @@ def _where(response: http.client.HTTPResponse, part: Path, resuming: bool) -> tu
 
 
 def _copy(response: BinaryIO, file: BinaryIO, start: int, total: int | None, name: str, progress: bool) -> None:
+    tqdm = import_package("tqdm", "tqdm", "for the progress bars").tqdm
     with tqdm(
         total=total,
         initial=start,

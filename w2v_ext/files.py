@@ -7,8 +7,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 
 class FormatError(ValueError):
     """A file does not hold what its format says. The message names the file and the line, record or byte."""
@@ -39,8 +37,10 @@ def write_files(writers: dict[Path, Callable[[Path], object]]) -> None:
                 _fsync(temporary[path])
             except OSError as error:
                 raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
-            except SafetensorError as error:
-                raise OSError(f"cannot write {path}: {error}") from error
+            except Exception as error:
+                if type(error).__name__ == "SafetensorError":  # by its name: not every file needs the package
+                    raise OSError(f"cannot write {path}: {error}") from error
+                raise
         for path in writers:
             os.replace(temporary[path], path)
         with contextlib.suppress(OSError):  # some file systems cannot fsync a directory; the files themselves are safe

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from .files import FormatError, write_files
+from .packages import import_package
 from .vocab import Vocabulary
 
 _VERSION = 1
@@ -75,6 +74,7 @@ def save_model(
         OSError: the directory cannot be made or written, naming the path.
     """
     directory = Path(directory)
+    save_file = import_package("safetensors.torch", "safetensors", "to write a model").save_file
     tensors = {"in_weight": torch.as_tensor(in_weight).detach().cpu().contiguous()}
     if out_weight is not None:
         tensors["out_weight"] = torch.as_tensor(out_weight).detach().cpu().contiguous()
@@ -156,11 +156,12 @@ def _read_bytes(path: Path) -> bytes:
 def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     if not path.is_file():
         raise FormatError(f"{path}: no such file; a model directory has one")
+    safetensors = import_package("safetensors", "safetensors", "to read a model")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("w2v_ext", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys() if name in ("in_weight", "out_weight")}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise FormatError(f"{path}: damaged or truncated: {error}") from error
     if metadata.get("version", _VERSION) != _VERSION:
         raise FormatError(f"{path}: format version {metadata['version']}, this library reads {_VERSION}")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _autograd  # noqa: F401  (loads the operators and registers their gradients)
+from . import _autograd  # loads the operators and registers their gradients
 
 _ops = torch.ops.w2v_ext
 _ARGUMENT_ERROR = re.compile(r"[A-Za-z0-9_]+(, [a-z_]+)*: expected ")
@@ -43,6 +43,7 @@ def negative_sampling_loss(
     *,
     reduction: str = "mean",
     sparse_grad: bool = False,
+    check_indices: bool = False,
 ) -> Tensor:
     r"""Skip-gram negative-sampling loss, fused with its gradient.
 
@@ -62,6 +63,9 @@ def negative_sampling_loss(
         reduction: ``"mean"`` over the B examples, ``"sum"``, or ``"none"``.
         sparse_grad: gradients as coalesced COO tensors of the rows met, for ``torch.optim.SGD`` or ``SparseAdam``;
             otherwise dense (V, D). Not available inside ``torch.compile``.
+        check_indices: on CUDA, wait for the device and raise an IndexError where an index is out of range. Otherwise
+            a kernel that meets one stops with a message on standard error, and CUDA is lost to the process, as with
+            PyTorch's own indexing. On the CPU indices are always checked.
 
     Returns:
         A scalar, or (B,) with ``reduction="none"``; float64 for float64 weights, otherwise float32. An empty batch
@@ -69,7 +73,11 @@ def negative_sampling_loss(
 
     Raises:
         ValueError: a shape, dtype or device that does not fit, or an unknown ``reduction``.
-        IndexError: an index out of range (the argument, the position and the number of rows are named).
+        IndexError: an index out of range (the argument, the position and the number of rows are named); on CUDA with
+            ``check_indices``.
+
+    Gradients of CUDA tensors are summed by atomics, in any order: their last bits differ from run to run. Under
+    ``torch.use_deterministic_algorithms(True)`` they are summed in a fixed order.
 
     Equivalent plain PyTorch (:func:`w2v_ext.reference.negative_sampling_loss`)::
 
@@ -79,6 +87,8 @@ def negative_sampling_loss(
     """
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction: expected one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    if check_indices:
+        _check_indices(in_weight, out_weight, center, _two_dims(pos), neg)
     loss, _ = _call(_ops.negative_sampling_loss, in_weight, out_weight, center, _two_dims(pos), neg, sparse_grad)
     if reduction == "none":
         return loss
@@ -96,11 +106,14 @@ def sgns_step_(
     lr: float,
     *,
     reduction: str = "mean",
+    check_indices: bool = False,
 ) -> Tensor:
     """Forward and SGD update in one call, in place: no gradient is ever stored.
 
     Exactly one step of plain SGD: both gradients are taken at the weights before the step, and rows that occur several
-    times get the sum. The result does not depend on the number of threads.
+    times get the sum. The result does not depend on the number of threads. On CUDA float32 and float64 rows are added
+    to by atomics, in any order; 16-bit rows, and all under ``torch.use_deterministic_algorithms(True)``, are summed in
+    a fixed order and rounded once.
 
     Args:
         in_weight, out_weight, center, pos, neg: as in :func:`negative_sampling_loss`; rows must be contiguous, and the
@@ -108,6 +121,7 @@ def sgns_step_(
         lr: learning rate, a positive number.
         reduction: the loss that is stepped on and returned, ``"mean"`` or ``"sum"`` over the B examples. word2vec's
             own steps are those of ``"sum"``.
+        check_indices: as in :func:`negative_sampling_loss`.
 
     Returns:
         The loss before the step, a scalar.
@@ -122,11 +136,14 @@ def sgns_step_(
         raise ValueError(f"reduction: expected mean or sum, got {reduction!r}")
     if not 0 < lr < float("inf"):
         raise ValueError(f"lr: expected a positive number, got {lr!r}")
+    if check_indices:
+        _check_indices(in_weight, out_weight, center, _two_dims(pos), neg)
     examples = max(center.numel(), 1) if reduction == "mean" else 1
     if not torch.compiler.is_compiling():  # a graph that has saved the weights must notice that they changed
         torch.autograd.graph.increment_version((in_weight, out_weight))
+    step = _ops.sgns_step_sorted_ if _autograd.must_be_sorted(in_weight) else _ops.sgns_step_
     with torch.no_grad():
-        loss = _call(_ops.sgns_step_, in_weight, out_weight, center, _two_dims(pos), neg, lr / examples)
+        loss = _call(step, in_weight, out_weight, center, _two_dims(pos), neg, lr / examples)
     return loss.sum() / examples
 
 
@@ -208,12 +225,86 @@ def train_sgns_(
     return loss, int(pairs), int(words)
 
 
+def train_sgns_cuda_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    sums: Tensor,
+    bad: Tensor,
+    ids: Tensor,
+    alias: Tensor,
+    keep: Tensor,
+    *,
+    first: int,
+    num_ids: int,
+    begin: int,
+    end: int,
+    window: int,
+    negative: int,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    lr: float,
+    sentences_in_flight: int,
+) -> None:
+    """Train as :func:`train_sgns_` does, on CUDA: queued on the current stream, without waiting for the device.
+
+    With one sentence in flight the result is the CPU's with one thread, to rounding. With more, sentences see rows that
+    lack what the others have not added yet, and the order of additions, so the last bits, differ from run to run.
+
+    Args:
+        in_weight, out_weight: (V, D) float32 or bfloat16, rows 16-byte aligned and padded with zeros to a multiple of 4
+            numbers. bfloat16 rows are added to with stochastic rounding.
+        sums: (3,) float64, grows by loss, pairs and words after subsampling.
+        bad: (1,) int64, falls to the first place of a word that is out of range; its sentence ends there.
+        ids: (N,) int32, words ``first`` to ``first + N`` of the corpus, whole sentences of word ids, each closed by -1.
+        alias, keep: as in :func:`train_sgns_`, on the device.
+        num_ids: of the whole corpus, for the learning rate.
+        begin, end: the places in the corpus between which the sentences start that are trained on.
+        window, negative, seed, epoch, epochs, lr: as in :func:`train_sgns_`.
+        sentences_in_flight: warps at work, each on a sentence.
+
+    Raises:
+        ValueError: an argument that does not fit, or rows of a window that do not fit the device's shared memory.
+    """
+    _call(
+        _ops.train_sgns_cuda_,
+        *(in_weight, out_weight, sums, bad, ids, alias, keep, first, num_ids, begin, end),
+        *(window, negative, seed, epoch, epochs, lr, sentences_in_flight),
+    )
+
+
+def has_cuda_kernels() -> bool:
+    """Whether the CUDA kernels were built and loaded (a CUDA device may still be missing)."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key("w2v_ext::train_sgns_cuda_", "CUDA")
+
+
+def chunk_end(ids: Tensor, begin: int, limit: int) -> int:
+    """The last place in ``ids[begin : begin + limit]`` behind a -1, or the end of (N,) int32 ``ids`` if it is nearer.
+
+    Raises:
+        ValueError: the sentence at ``begin`` has ``limit`` words or more.
+    """
+    return _call(_ops.chunk_end, ids, begin, limit)
+
+
 def cpu_kernels() -> str:
     """The instruction set of the CPU kernels in use: ``avx512``, ``avx2`` or ``portable``.
 
     Chosen at the first call as the widest that the machine has; the environment variable ``W2V_EXT_CPU`` overrides it.
     """
     return _call(_ops.cpu_kernels)
+
+
+def _check_indices(in_weight: Tensor, out_weight: Tensor, center: Tensor, pos: Tensor, neg: Tensor) -> None:
+    for name, index in (("center", center), ("pos", pos), ("neg", neg)):
+        weight_name, weight = ("in_weight", in_weight) if name == "center" else ("out_weight", out_weight)
+        outside = (index < 0) | (index >= weight.shape[0])
+        if outside.any():
+            place = outside.nonzero()[0].tolist()
+            raise IndexError(
+                f"{name}: index {index[tuple(place)].item()} at position {', '.join(map(str, place))} is out of range "
+                f"for {weight_name} with {weight.shape[0]} rows"
+            )
 
 
 def _two_dims(pos: Tensor) -> Tensor:

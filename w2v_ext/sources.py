@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from . import _text
+from .packages import import_package
 
 _CHUNK = 1 << 20  # bytes read or handed on at a time
 _GZIP, _XZ, _ZSTD = b"\x1f\x8b", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
@@ -154,8 +155,7 @@ def _read_all(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _read_zstd(source: _Bytes) -> Iterator[bytes]:
-    import zstandard
-
+    zstandard = import_package("zstandard", "zstandard", "to read .zst files")
     # The reader takes the end of its input for the end of the text, even inside a frame. So one more frame is added,
     # whose contents cannot be guessed: they come out, and come out last, only if all before them was whole.
     mark = secrets.token_bytes(24)

@@ -9,20 +9,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
-
-import tyro
-from tqdm import tqdm
+from typing import Any, TextIO
 
 from .config import TrainConfig
 from .corpus import Corpus, CorpusOptions, prepare_corpus
 from .download import DownloadError, text8_path
 from .keyedvectors import KeyedVectors
 from .model_files import save_model
+from .packages import import_package
 from .synthetic import BUILTIN_PROBES, builtin_corpus_path
 from .trainer import CHECKPOINT, Interrupted, Trainer, TrainingError
 
-DESCRIPTION = """Train word vectors: skip-gram with negative sampling, on all cores.
+DESCRIPTION = """Train word vectors: skip-gram with negative sampling, on all cores or on a GPU.
 
 DIR receives model.safetensors, vocab.tsv, config.json and metrics.json. Without --corpus a small corpus with planted
 meaning is generated, learnt in seconds, and its nearest neighbours are shown. Settings can also stand in a YAML or JSON
@@ -50,6 +48,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig
     finder.add_argument("--config")
     given, _ = finder.parse_known_args(arguments)
     base = TrainConfig.from_file(given.config) if given.config else TrainConfig()
+    tyro = import_package("tyro", "tyro", "for the command line (from Python, w2v_ext.Trainer does without)")
     line = tyro.cli(
         tyro.conf.FlagCreatePairsOff[CommandLine],
         args=arguments,
@@ -62,6 +61,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig
         raise ValueError("corpus: expected at least one path after --corpus, got none")
     settings = {name: value for name, value in line.__dict__.items() if name not in ("config", "resume")}
     return TrainConfig(**settings), line.resume
+
+
+def _tqdm() -> Any:
+    return import_package("tqdm", "tqdm", "for the progress bars").tqdm
 
 
 def open_corpus(config: TrainConfig, progress: bool = True) -> Corpus:
@@ -82,7 +85,7 @@ def open_corpus(config: TrainConfig, progress: bool = True) -> Corpus:
         max_vocab=config.max_vocab,
         errors=config.errors,
     )
-    with tqdm(desc="reading", unit="B", unit_scale=True, disable=None if progress else True, leave=False) as bar:
+    with _tqdm()(desc="reading", unit="B", unit_scale=True, disable=None if progress else True, leave=False) as bar:
 
         def show(done: int, total: int | None) -> None:
             bar.total = total
@@ -133,7 +136,7 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
     elif (directory / CHECKPOINT).exists():
         report.line(f"note: {directory / CHECKPOINT} is of an unfinished run; starting anew (--resume goes on)")
 
-    with tqdm(total=trainer.total_words, unit=" words", unit_scale=True, disable=None) as bar:
+    with _tqdm()(total=trainer.total_words, unit=" words", unit_scale=True, disable=None) as bar:
         bar.update(trainer.words_done)
         bar.unpause()
 
@@ -153,8 +156,8 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
     metrics = {"prepare_seconds": prepare_seconds, **trainer.metrics()}
     save_model(
         directory,
-        trainer.in_weight.contiguous(),
-        trainer.out_weight.contiguous(),
+        trainer.in_weight.float().contiguous(),
+        trainer.out_weight.float().contiguous(),
         corpus.vocab.words,
         corpus.vocab.counts,
         config.to_dict(),
@@ -167,8 +170,7 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
         report.line(f"  king - man + woman = {queen}")
     report.line(
         f"trained {trainer.total_words:,} words in {metrics['train_seconds']:.2f} s "
-        f"({metrics['raw_words_per_second'] / 1e6:.2f} M words/s, {config.num_threads} threads, "
-        f"{metrics['cpu_kernels']}); saved to {directory}"
+        f"({metrics['raw_words_per_second'] / 1e6:.2f} M words/s, {trainer.where}); saved to {directory}"
     )
     return vectors
 
@@ -183,7 +185,7 @@ class _Report:
         """Write one line."""
         try:
             if self._out is not None:
-                tqdm.write(text, file=self._out)
+                _tqdm().write(text, file=self._out)
                 self._out.flush()
         except OSError:
             if self._out is sys.stdout:  # or the interpreter would complain about it once more when it ends

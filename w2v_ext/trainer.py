@@ -20,15 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from . import ops
 from .config import TrainConfig
 from .corpus import Corpus
+from .cuda_epoch import CudaEpoch, choose_device
 from .files import write_files
 from .keyedvectors import KeyedVectors
+from .packages import import_package
 
 CHECKPOINT = "checkpoint.safetensors"
 _ROW_FLOATS = 16  # rows are padded to 64 bytes, a cache line and the widest vector
@@ -100,7 +100,8 @@ class Trainer:
         config: the settings; ``corpus``, ``tokenizer`` and the other settings of the text are not used here.
 
     Attributes:
-        in_weight, out_weight: (V, D) float32, updated in place by :meth:`fit`.
+        device: where it trains, as ``config.device`` asks.
+        in_weight, out_weight: (V, D) of ``config.weight_dtype`` on that device, updated in place by :meth:`fit`.
         state: how far the run is.
 
     Example::
@@ -112,8 +113,12 @@ class Trainer:
     """
 
     def __init__(self, corpus: Corpus, config: TrainConfig) -> None:
-        if config.device == "cuda":
-            raise TrainingError("device: training on cuda is not available in this version; use --device cpu")
+        try:
+            self.device = choose_device(config.device)
+        except RuntimeError as error:
+            raise TrainingError(str(error)) from None
+        if config.weight_dtype != "float32" and self.device.type == "cpu":
+            raise TrainingError(f"weight_dtype: {config.weight_dtype} is for training on cuda, got a CPU to train on")
         vocab = corpus.vocab
         if len(vocab) - vocab.num_specials < 2:
             raise ValueError(f"corpus: expected at least two words in the vocabulary, got {len(vocab)}")
@@ -122,14 +127,40 @@ class Trainer:
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             self._ids = torch.from_numpy(np.asarray(corpus.ids))  # never written to
         self._alias = ops.alias_table(torch.from_numpy(vocab.noise_distribution(config.noise_power)))
-        self._keep = keep_thresholds(vocab.keep_probabilities(config.sample))
+        keep = vocab.keep_probabilities(config.sample)
+        self._keep = keep_thresholds(keep)
         generator = torch.Generator().manual_seed(config.seed)
         self.in_weight = padded_weight(len(vocab), config.dim)
-        self.out_weight = padded_weight(len(vocab), config.dim)
         self.in_weight.uniform_(-0.5 / config.dim, 0.5 / config.dim, generator=generator)
         if vocab.num_specials:
             self.in_weight[0] = 0  # <PAD>
+        self._cuda = None
+        if self.device.type == "cuda":
+            left = np.asarray(vocab.counts, np.float64) * keep
+            self._cuda = self._start_cuda(float(left.max() / max(left.sum(), 1e-300)))
+        if self._cuda is not None:
+            self.in_weight, self.out_weight = self._cuda.in_weight, self._cuda.out_weight
+        else:
+            self.out_weight = padded_weight(len(vocab), config.dim)
         self._stop = False
+
+    def _start_cuda(self, hottest: float) -> CudaEpoch | None:
+        """Tables and corpus on the device; None, and the CPU, where they do not fit and ``auto`` leaves the choice."""
+        config = self.config
+        try:
+            return CudaEpoch(self.device, config, self.in_weight, self._ids, self._alias, self._keep, hottest)
+        except (torch.OutOfMemoryError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            if config.device != "auto" or config.weight_dtype != "float32":
+                if isinstance(error, ValueError):
+                    raise
+                raise TrainingError(
+                    f"device: {len(self.corpus.vocab)} words x {config.dim} do not fit {self.device} ({reason}); use "
+                    "--device cpu, or lower dim, or the vocabulary by max_vocab or min_count"
+                ) from error
+        warnings.warn(f"device: training on the CPU: {self.device} cannot: {reason}", RuntimeWarning, stacklevel=3)
+        self.device = torch.device("cpu")
+        return None
 
     @property
     def total_words(self) -> int:
@@ -141,6 +172,14 @@ class Trainer:
         """Words read so far, before subsampling (interpolated within an epoch)."""
         done = self.state.epoch + self.state.position / max(len(self._ids), 1)
         return int(self.corpus.num_tokens * done)
+
+    @property
+    def where(self) -> str:
+        """What it trains on, in words: ``2 threads, avx512`` or ``NVIDIA H200, 528 sentences in flight``."""
+        if self._cuda is not None:
+            name = torch.cuda.get_device_name(self.device)
+            return f"{name}, {self._cuda.sentences_in_flight} sentences in flight"
+        return f"{self.config.num_threads} threads, {ops.cpu_kernels()}"
 
     @property
     def lr(self) -> float:
@@ -205,22 +244,7 @@ class Trainer:
         state, config = self.state, self.config
         start = time.perf_counter()
         try:
-            loss, pairs, words = ops.train_sgns_(
-                self.in_weight,
-                self.out_weight,
-                self._ids,
-                self._alias,
-                self._keep,
-                window=config.window,
-                negative=config.negative,
-                seed=config.seed,
-                epoch=state.epoch,
-                epochs=config.epochs,
-                lr=config.lr,
-                begin=state.position,
-                end=end,
-                threads=config.num_threads,
-            )
+            loss, pairs, words = self._train_part(end)
         except IndexError as error:  # the kernel met an id that is not in the vocabulary
             path = self.corpus.path / "ids.bin"
             raise TrainingError(f"corpus: {path} is damaged ({error}); remove it and run again") from error
@@ -237,6 +261,27 @@ class Trainer:
             )
         return seconds
 
+    def _train_part(self, end: int) -> tuple[float, int, int]:
+        state, config = self.state, self.config
+        if self._cuda is not None:
+            return self._cuda.train(state.epoch, state.position, end)
+        return ops.train_sgns_(
+            self.in_weight,
+            self.out_weight,
+            self._ids,
+            self._alias,
+            self._keep,
+            window=config.window,
+            negative=config.negative,
+            seed=config.seed,
+            epoch=state.epoch,
+            epochs=config.epochs,
+            lr=config.lr,
+            begin=state.position,
+            end=end,
+            threads=config.num_threads,
+        )
+
     def _finish_epoch(self) -> None:
         state = self.state
         state.losses.append(state.epoch_loss / state.epoch_pairs if state.epoch_pairs else None)
@@ -245,27 +290,31 @@ class Trainer:
 
     def keyed_vectors(self) -> KeyedVectors:
         """The word vectors trained so far, as a copy."""
-        return KeyedVectors(self.corpus.vocab.words, self.in_weight.numpy().copy(), counts=self.corpus.vocab.counts)
+        vectors = torch.empty(self.in_weight.shape).copy_(self.in_weight)
+        return KeyedVectors(self.corpus.vocab.words, vectors.numpy(), counts=self.corpus.vocab.counts)
 
     def metrics(self) -> dict:
         """Speed and loss of the run; rates are per second of wall time in the kernel (no reports, no checkpoints)."""
         seconds = max(self.state.train_seconds, 1e-9)
-        return {
+        metrics = {
             "raw_words_per_second": self.words_done / seconds,
             "trained_words_per_second": self.state.words / seconds,
             "train_seconds": self.state.train_seconds,
             "loss": list(self.state.losses),
             "vocab_size": len(self.corpus.vocab),
             "raw_words": self.corpus.num_tokens,
-            "threads": self.config.num_threads,
-            "cpu_kernels": ops.cpu_kernels(),
             "torch": torch.__version__,
         }
+        if self._cuda is None:
+            return {**metrics, "device": "cpu", "threads": self.config.num_threads, "cpu_kernels": ops.cpu_kernels()}
+        in_flight = self._cuda.sentences_in_flight
+        return {**metrics, "device": torch.cuda.get_device_name(self.device), "sentences_in_flight": in_flight}
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, directory: str | Path) -> Path:
         """Write weights, state and settings to one file, which appears whole or not at all; gives its path."""
+        save_file = import_package("safetensors.torch", "safetensors", "to write a checkpoint").save_file
         path = Path(directory) / CHECKPOINT
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {
@@ -273,7 +322,7 @@ class Trainer:
             "config": json.dumps(self.config.to_dict()),
             "corpus": json.dumps(self._fingerprint()),
         }
-        weights = {"in_weight": self.in_weight.contiguous(), "out_weight": self.out_weight.contiguous()}
+        weights = {"in_weight": self.in_weight.cpu().contiguous(), "out_weight": self.out_weight.cpu().contiguous()}
         write_files({path: lambda target: save_file(weights, target, metadata)})
         return path
 
@@ -287,14 +336,15 @@ class Trainer:
         path = Path(directory) / CHECKPOINT
         if not path.exists():
             raise FileNotFoundError(f"resume: no checkpoint to go on from: {path} does not exist")
+        safetensors = import_package("safetensors", "safetensors", "to read a checkpoint")
         try:
-            with safe_open(path, framework="pt") as file:
+            with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 state = TrainState(**json.loads(metadata["state"]))
                 saved = TrainConfig.from_dict(json.loads(metadata["config"]), str(path))
                 fingerprint = json.loads(metadata["corpus"])
                 weights = {name: file.get_tensor(name) for name in ("in_weight", "out_weight")}
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             raise ValueError(f"resume: {path} is not a complete checkpoint: {error}") from error
         for name in self.config.changed_settings(saved):
             raise ValueError(

@@ -1,0 +1,275 @@
+"""The CUDA operators themselves, host code and kernels, on the CPU: so that they are tried where there is no GPU.
+
+``tests/cpp/cuda_on_cpu`` is as much of CUDA as they use: threads of a warp are fibers that switch where CUDA's wait for
+each other. A lane runs as far ahead of the others as it may, so that a forgotten ``__syncwarp`` shows. The operators
+register as ``torch.ops.w2v_emulated``. What is not tried here: inline PTX, vector atomics, and anything that two warps
+do at the same time.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_loss import DTYPES, TOLERANCE, make_batch
+from test_sgns_kernel import make_case, train
+from test_trainer import config, weights
+
+from w2v_ext import Trainer, corpus_from_sequences, cuda_epoch, ops, reference
+from w2v_ext.cuda_epoch import CudaEpoch, device_weight
+from w2v_ext.trainer import TrainingError
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPILER = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    if COMPILER is None or sys.platform != "linux":
+        pytest.skip("needs a C++20 compiler and Linux's ucontext")
+    folder, torch_folder = tmp_path_factory.mktemp("emulated"), Path(torch.__file__).parent
+    include = torch_folder / "include"
+    flags = [
+        *"-std=c++20 -O0 -fPIC -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020a000000000000".split(),
+        *(f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests/cpp/cuda_on_cpu'}", "-include", "prelude.h"),
+        *("-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include"), "-x", "c++"),
+    ]
+    sources = [ROOT / "csrc/ops.cpp", *sorted((ROOT / "csrc/cuda").glob("*.cu"))]
+    objects = [str(folder / f"{source.name}.o") for source in sources]
+    running = [
+        subprocess.Popen([COMPILER, *flags, "-c", str(source), "-o", target], stderr=subprocess.PIPE, text=True)
+        for source, target in zip(sources, objects, strict=True)
+    ]
+    for process in running:
+        _, message = process.communicate()
+        assert process.returncode == 0, message[-3000:]
+    target = folder / "emulated.so"
+    libraries = [f"-L{torch_folder / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    subprocess.run([COMPILER, "-shared", *objects, *libraries, "-o", str(target)], check=True)
+    torch.ops.load_library(target)
+    return torch.ops.w2v_emulated
+
+
+# ---- the loss ------------------------------------------------------------------------------------------------------
+
+
+def assert_rows_close(got, want, tolerance):
+    scale = want.abs().max().clamp(min=1)
+    torch.testing.assert_close(got.double() / scale, want / scale, rtol=0, atol=tolerance)
+
+
+def assert_matches_reference(ops, dtype, in_order, tolerance=None, **options):
+    args = make_batch(dtype, **options)
+    weights, indices = [a.detach() for a in args[:2]], args[2:]
+    tolerance = tolerance or TOLERANCE[dtype]
+    loss, coef = ops.negative_sampling_loss(*weights, *indices, False)
+    assert loss.dtype == coef.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    exact = [w.double().requires_grad_() for w in weights]
+    want = reference.negative_sampling_loss(*exact, *indices, reduction="none")
+    torch.testing.assert_close(loss.double(), want.detach(), rtol=1e-5, atol=1e-6)
+
+    upstream = torch.linspace(0.5, 1.5, len(loss), dtype=loss.dtype)
+    backward = ops.negative_sampling_loss_backward_sorted if in_order else ops.negative_sampling_loss_backward
+    wanted = torch.autograd.grad(want, exact, upstream.double())
+    for grad, want in zip(backward(upstream, coef, *weights, *indices), wanted, strict=True):
+        assert grad.dtype == dtype
+        assert_rows_close(grad, want, tolerance)
+
+    stepped, expected = [w.clone() for w in weights], [w.double() for w in weights]
+    (ops.sgns_step_sorted_ if in_order else ops.sgns_step_)(*stepped, *indices, 0.3 / len(loss))
+    reference.sgns_step_(*expected, *indices, 0.3)
+    for weight, want in zip(stepped, expected, strict=True):
+        assert_rows_close(weight, want, tolerance)
+
+
+@pytest.fixture(params=["first lane ahead", "last lane ahead"])
+def lanes(request, monkeypatch):
+    """Which lane runs ahead of the others: what a lane must wait for shows with one or the other."""
+    if request.param == "last lane ahead":
+        monkeypatch.setenv("CUDA_ON_CPU_BACKWARDS", "1")
+
+
+both_orders = pytest.mark.parametrize("in_order", [False, True])
+
+
+@both_orders
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dimension(emulated, dtype, in_order):
+    for dim in (1, 7, 32, 33, 100, 128, 129, 132, 300):
+        assert_matches_reference(emulated, dtype, in_order, dim=dim)
+
+
+@both_orders
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_number_of_positives_and_negatives(emulated, lanes, dtype, in_order):
+    for positives, negatives in ((1, 0), (0, 3), (3, 1), (2, 25), (1, 15), (1, 16), (4, 40)):
+        for dim in (8, 140):
+            assert_matches_reference(emulated, dtype, in_order, positives=positives, negatives=negatives, dim=dim)
+
+
+@both_orders
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_that_occur_often(emulated, dtype, in_order):
+    # In order: runs over several groups of 64. By atomics: one rounding per occurrence.
+    tolerance = None if in_order or dtype != torch.float32 else 2e-5
+    for vocab, batch in ((4, 300), (1, 130), (1, 64), (70, 65), (2, 1)):
+        assert_matches_reference(emulated, dtype, in_order, tolerance, vocab=vocab, batch=batch, dim=20)
+
+
+def test_indices_of_32_bits(emulated):
+    assert_matches_reference(emulated, torch.float32, False, index=torch.int32, vocab=500, batch=40)
+
+
+# ---- the epoch -----------------------------------------------------------------------------------------------------
+
+
+def train_emulated(ops, start, ids, alias, keep, *, window=5, negative=5, lr=0.05, flight=1, dtype=torch.float32):
+    tables = [device_weight(*weight.shape, dtype, torch.device("cpu")) for weight in start]
+    for table, weight in zip(tables, start, strict=True):
+        table.copy_(weight)
+    sums, bad = torch.zeros(3, dtype=torch.float64), torch.full((1,), 2**63 - 1)
+    ops.train_sgns_cuda_(
+        *tables, sums, bad, ids, alias, keep, 0, len(ids), 0, len(ids), window, negative, 7, 0, 2, lr, flight
+    )
+    return [t.float() for t in tables], sums.tolist(), int(bad)
+
+
+@pytest.mark.parametrize(
+    ("dim", "window", "negative"),
+    [(1, 1, 1), (20, 5, 5), (100, 5, 5), (130, 3, 4), (300, 2, 3), (40, 2, 13), (400, 2, 2)],
+)
+def test_epoch_matches_the_cpu(emulated, lanes, dim, window, negative):
+    repeats = negative <= 5  # with several groups of outputs, repeated words differ in second order
+    case = make_case(vocab=30 if repeats else 20_000, dim=dim, sentences=6, repeats=repeats)
+    got, sums, bad = train_emulated(emulated, *case, window=window, negative=negative)
+    wanted = train(*case, window=window, negative=negative)
+    assert bad == 2**63 - 1
+    assert sums[1:] == list(wanted[1:])
+    assert sums[0] == pytest.approx(wanted[0], rel=1e-5)
+    for one, other in zip(got, case[0], strict=True):
+        assert (one - other).abs().max() < 5e-6 * max(1, other.abs().max())
+
+
+@pytest.mark.parametrize("flight", [2, 7, 13, 40])
+def test_warps_and_blocks_share_the_sentences(emulated, flight):
+    case = make_case(vocab=200, sentences=60)
+    got, sums, _ = train_emulated(emulated, *case, flight=flight)
+    alone, wanted, _ = train_emulated(emulated, *case)
+    assert sums[1:] == wanted[1:]
+    assert sums[0] == pytest.approx(wanted[0], rel=1e-12)
+    for one, other in zip(got, alone, strict=True):
+        assert torch.equal(one, other)  # emulated warps run one after the other
+
+
+@pytest.mark.parametrize(("dim", "negative"), [(20, 5), (130, 3), (20, 9)])
+def test_bfloat16_follows_float32(emulated, dim, negative):
+    start, *rest = make_case(vocab=200, dim=dim, sentences=60)
+    start = [w.bfloat16().float() for w in start]
+    exact, *_ = train_emulated(emulated, start, *rest, negative=negative, lr=0.02)
+    rounded, *_ = train_emulated(emulated, start, *rest, negative=negative, lr=0.02, dtype=torch.bfloat16)
+    for got, want, before in zip(rounded, exact, start, strict=True):
+        assert torch.cosine_similarity((got - before).flatten(), (want - before).flatten(), dim=0) > 0.9
+
+
+def test_bad_words_and_settings_are_named(emulated):
+    case = make_case()
+    case[1][5] = 30
+    assert train_emulated(emulated, *case)[2] == 5
+    for options, message in (
+        ({"window": 0}, "window: expected an integer from 1"),
+        ({"negative": 1001}, "negative: expected an integer from 1"),
+        ({"lr": 0.0}, "lr: expected a positive number"),
+        ({"flight": 0}, "sentences_in_flight: expected an integer from 1"),
+        ({"window": 10_000}, "dim, window: expected the 20002 rows of a block.s windows to fit 232448 bytes"),
+    ):
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            train_emulated(emulated, *case, **options)
+
+
+def test_tables_that_do_not_fit_the_cache_are_fetched_ahead(emulated):
+    case = make_case(vocab=600, sentences=10)  # more than the emulated device's 40,000 bytes
+    got, _, _ = train_emulated(emulated, *case)
+    train(*case)
+    for one, other in zip(got, case[0], strict=True):
+        assert (one - other).abs().max() < 5e-6
+
+
+# ---- the trainer ---------------------------------------------------------------------------------------------------
+
+
+class Idle:
+    """A stream or an event of a device that is never busy."""
+
+    def __init__(self, *_):
+        pass
+
+    def wait(self):
+        pass
+
+    record = synchronize = wait
+
+
+@pytest.fixture
+def cuda_trainer(emulated, monkeypatch):
+    """Makes a trainer that trains on the emulated device, as ``Trainer(corpus, TrainConfig(device="cuda"))`` would."""
+    for name in ("Event", "Stream"):
+        monkeypatch.setattr(torch.cuda, name, Idle)
+    for name in ("stream", "device"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", Idle)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 30, 1 << 30))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "an emulated GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: types.SimpleNamespace(multi_processor_count=3))
+    monkeypatch.setattr(cuda_epoch, "_page_locked", lambda count: torch.empty(count, dtype=torch.int32))
+    monkeypatch.setattr(ops, "_ops", types.SimpleNamespace(**{
+        name: getattr(emulated if name == "train_sgns_cuda_" else ops._ops, name)
+        for name in ("alias_table", "chunk_end", "cpu_kernels", "train_sgns_", "train_sgns_cuda_")
+    }))  # fmt: skip
+
+    def make(corpus, **changes):
+        trainer = Trainer(corpus, config(device="cpu", **changes))
+        trainer._cuda = CudaEpoch(
+            trainer.device, trainer.config, trainer.in_weight, trainer._ids, trainer._alias, trainer._keep, 0.01
+        )
+        trainer.in_weight, trainer.out_weight = trainer._cuda.in_weight, trainer._cuda.out_weight
+        return trainer
+
+    return make
+
+
+@pytest.mark.parametrize("chunk", [None, 400, 1 << 20])
+def test_the_trainer_resident_and_streamed(cuda_trainer, monkeypatch, chunk):
+    rng = np.random.default_rng(0)
+    small = corpus_from_sequences([rng.zipf(1.5, 30).clip(1, 300).tolist() for _ in range(100)])
+    wanted = Trainer(small, config(device="cpu", epochs=2, sample=0)).fit()
+    if chunk is not None:
+        monkeypatch.setattr(cuda_epoch, "RESIDENT_SHARE", 0)
+        monkeypatch.setattr(cuda_epoch, "CHUNK_IDS", chunk)
+    monkeypatch.setattr("w2v_ext.trainer._SLICE_SECONDS", 1e-4)  # several slices per epoch
+    trainer = cuda_trainer(small, epochs=2, sample=0, sentences_in_flight=1)
+    assert trainer._cuda.streams == (chunk is not None)
+    trainer.fit()
+    assert trainer.state.words == wanted.state.words
+    assert trainer.state.losses == pytest.approx(wanted.state.losses, rel=1e-5)
+    for one, other in zip(weights(trainer), weights(wanted), strict=True):
+        assert (one - other).abs().max() < 1e-4 * other.abs().max()
+    assert trainer.where == "an emulated GPU, 1 sentences in flight"
+    assert trainer.metrics()["device"] == "an emulated GPU"
+    assert len(trainer.keyed_vectors()) == len(small.vocab)
+
+
+def test_the_trainer_names_a_damaged_corpus_and_stops_when_it_diverges(cuda_trainer):
+    small = corpus_from_sequences([[1, 2, 3, 4]] * 50)
+    trainer = cuda_trainer(small, sample=0)
+    trainer._cuda._ids = trainer._cuda._host_ids = trainer._ids.clone()
+    trainer._cuda._ids[7] = 1_000_000
+    with pytest.raises(TrainingError, match=r"damaged \(ids: word 1000000 at position 7 is out of range for in_weight"):
+        trainer.fit()
+    with pytest.raises(TrainingError, match="lr: the loss became (nan|inf)"):
+        cuda_trainer(small, sample=0, lr=1e30).fit()
