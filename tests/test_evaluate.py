@@ -225,6 +225,10 @@ def test_groups_by_hand(tmp_path):
     wrong = evaluate_outliers(near, [(["a", "d", "e", "f"], ["b"])])
     assert wrong.accuracy == 0 and wrong.opp == pytest.approx(75)
     assert evaluate_clusters(near, groups) == evaluate_clusters(near, groups)
+    # x at 0 degrees, y at 60, the outlier at -50: nearer to x than y is, so that y and not the outlier is the odd one
+    angles = np.radians([0, 60, -50])
+    three = KeyedVectors(list("xyo"), np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    assert evaluate_outliers(three, [("xy", "o")]).opp == 50
 
 
 def test_kmeans_as_scikit_learn():
