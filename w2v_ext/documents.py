@@ -20,7 +20,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -28,13 +28,11 @@ from safetensors.numpy import save_file
 from torch.nn.functional import embedding_bag
 
 from . import _text
-from .corpus import TOKENIZERS
 from .keyedvectors import KeyedVectors
 from .sources import CorpusError, describe_error, list_files, open_source, read_chunks, segment
 from .vocab import Vocabulary
 
 PathLike = str | os.PathLike[str]
-WEIGHTINGS = ("mean", "tfidf", "sif")
 _VERSION = 1
 _BATCH = 1 << 20  # tokens averaged at a time
 _CHUNK = 1 << 20  # bytes of text handed on at a time
@@ -48,25 +46,27 @@ class DocumentOptions:
         weighting: of a word's vector in its document's mean. "mean": 1. "tfidf": ln((1 + N) / (1 + df)) + 1, for N
             documents of which df have the word. "sif": a / (a + p), p the word's part of all words of the documents
             (Arora, Liang and Ma 2017, "A Simple but Tough-to-Beat Baseline for Sentence Embeddings").
-        sif_a: a.
+        sif_a: the a of "sif".
         common: how many common components to remove: the first right singular vectors of the documents' vectors. None:
             1 with "sif", else 0.
-        tokenizer, lowercase, errors: as in `CorpusOptions`; they should be those of the training.
+        tokenizer: as in `CorpusOptions`; like the next one, it should be that of the training.
+        lowercase: compare words in lower case.
+        errors: what to do with text that is not UTF-8: "strict" is an error, "replace" puts U+FFFD in its place.
         unit: "line": each line of a file is a document; "file": each file is one.
     """
 
-    weighting: str = "sif"
+    weighting: Literal["mean", "tfidf", "sif"] = "sif"
     sif_a: float = 1e-3
     common: int | None = None
-    tokenizer: str = "word"
+    tokenizer: Literal["whitespace", "word", "char", "jieba"] = "word"
     lowercase: bool = True
-    errors: str = "strict"
-    unit: str = "line"
+    errors: Literal["strict", "replace"] = "strict"
+    unit: Literal["line", "file"] = "line"
 
     def __post_init__(self) -> None:
-        choices = {"weighting": WEIGHTINGS, "tokenizer": TOKENIZERS, "errors": ("strict", "replace")}
-        for name, allowed in {**choices, "unit": ("line", "file")}.items():
-            if getattr(self, name) not in allowed:
+        hints = get_type_hints(DocumentOptions)
+        for name in ("weighting", "tokenizer", "errors", "unit"):
+            if getattr(self, name) not in (allowed := get_args(hints[name])):
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not (isinstance(self.sif_a, (int, float)) and 0 < self.sif_a < float("inf")):
             raise ValueError(f"sif_a: expected a finite number > 0, got {self.sif_a!r}")
