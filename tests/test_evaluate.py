@@ -315,6 +315,7 @@ def test_command_table(files, capsys):
         (["model"], "error: expected something to judge by"),
         (["none", "--pairs", "pairs.tsv"], "no such file"),
         (["model", "--pairs", "none.tsv"], "none.tsv"),
+        (["model", "--analogies", "questions.txt", "--device", "tpu0"], "device: expected cpu or cuda, got 'tpu0'"),
         (["model", "--pairs", "groups.txt"], "expected at least two pairs"),
     ],
 )

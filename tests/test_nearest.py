@@ -10,6 +10,7 @@ from w2v_ext import nearest as nearest_module
 from w2v_ext.approximate import ApproximateIndex
 from w2v_ext.files import FormatError
 from w2v_ext.keyedvectors import KeyedVectors
+from w2v_ext.nearest import nearest, unit_rows
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
@@ -94,6 +95,17 @@ def test_near_ties_are_told_apart(small_tiles):
     assert [word for word, _ in kv.most_similar_cosmul([query], topn=20)] == expected
 
 
+def test_rows_that_lie_on_the_device_already(small_tiles):
+    with np.errstate(invalid="ignore"):
+        kv = KeyedVectors(words(1000), table(1000, 9))
+        queries = np.random.default_rng(2).normal(size=(30, 9))
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+        units = unit_rows(kv.vectors, kv.norms, "cpu")
+        want, got = (nearest(kv.vectors, kv.norms, queries, 8, units=given) for given in (None, units))
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_array_equal(got[1], want[1])
+
+
 def test_precision_setting_changes_nothing():
     kv = KeyedVectors(words(500), table(500, 64))
     expected = kv.most_similar_batch(words(20))
@@ -114,6 +126,11 @@ def test_precision_setting_changes_nothing():
         (lambda kv: kv.most_similar_batch([[]]), ValueError, "positive, negative: expected at least one"),
         (lambda kv: kv.nearest_rows(np.ones((2, 4))), ValueError, r"queries: expected shape \(Q, 3\), got \(2, 4\)"),
         (lambda kv: kv.nearest_rows([[1, np.nan, 0]]), ValueError, "queries: query 0 is not finite"),
+        (
+            lambda kv: kv.most_similar_batch(["w0"], device="abacus"),
+            ValueError,
+            "device: expected cpu or cuda, got 'aba",
+        ),
         (lambda kv: kv.most_similar("w0", indexer=object(), restrict_vocab=2), ValueError, "indexer: expected none"),
         (lambda kv: kv.most_similar_batch(["w0"], indexer=object(), clip_end=1), ValueError, "indexer: expected none"),
     ],

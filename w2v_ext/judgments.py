@@ -17,7 +17,7 @@ import torch
 
 from .correlation import Correlation, interval, pearson, spearman
 from .keyedvectors import KeyedVectors
-from .nearest import unit_rows
+from .nearest import as_device, unit_rows
 from .sources import list_files, open_source, read_chunks
 
 PathLike = str | os.PathLike[str]
@@ -240,6 +240,7 @@ def _answers_by_sum(vectors: KeyedVectors, rows: np.ndarray, limit: int | None, 
 
 def _answers_by_product(vectors: KeyedVectors, rows: np.ndarray, limit: int | None, device: Any) -> np.ndarray:
     """Return the rows (n, 5) with the highest 3CosMul, in float32, for questions a, b, c (n, 3)."""
+    device = as_device(device)
     units = unit_rows(vectors.vectors[:limit], vectors.norms[:limit], device)
     answers = []
     for part in torch.from_numpy(rows).to(device).split(256):

@@ -23,6 +23,17 @@ _GPU_TILE = (1_024, 131_072)  # 512 MB of scores
 _NO_ROWS = np.empty(0, dtype=np.int64)
 
 
+def as_device(device: str | torch.device) -> torch.device:
+    """Return the device by its name. ValueError for one that is not here."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device: expected cpu or cuda, got {device!r}") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: {device} is not available: PyTorch sees no CUDA device")
+    return found
+
+
 def exact_scores(rows: np.ndarray, query: np.ndarray) -> np.ndarray:
     """Return the cosines (..., n) float64 of rows (..., n, D) and queries (..., D) of length 1; 0 for zero rows."""
     rows = rows.astype(np.float64)
@@ -98,7 +109,7 @@ def nearest(
     exclude = exclude if exclude is not None else [()] * len(queries)
     kept = min(n, k + _SPARE)
     with _full_precision():
-        likely, values = _candidates(rows, norms, queries, kept, exclude, torch.device(device), units)
+        likely, values = _candidates(rows, norms, queries, kept, exclude, as_device(device), units)
     step = max(1, (1 << 24) // (kept * rows.shape[1]))  # queries at a time: 128 MB of float64
     for first in range(0, len(queries), step):
         part = slice(first, first + step)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from .nearest import ROUNDING, cosines, exact_scores, nearest, nearest_one, unit_rows
+from .nearest import ROUNDING, as_device, cosines, exact_scores, nearest, nearest_one, unit_rows
 
 Key = str | int | np.integer
 Weighted = Key | np.ndarray | tuple[Key | np.ndarray, float]
@@ -185,7 +185,7 @@ class Queries:
         device: str | torch.device,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return what `nearest_rows` returns, for queries (Q, D) of length 1."""
-        device, units = torch.device(device), None
+        device, units = as_device(device), None
         if device.type != "cpu":
             if self._on_device is None or self._on_device[0] != str(device):
                 self._on_device = (str(device), unit_rows(self.vectors, self.norms, device))
