@@ -241,6 +241,7 @@ Rows<float> parse_binary_rows(std::string_view block, const RowOptions& options)
 }
 
 int64_t count_numbers(std::string_view line) {
+  if (line.ends_with('\n')) line.remove_suffix(1);
   const std::vector<std::string_view> fields = split(strip_end(line));
   size_t first = fields.size();
   while (first > 1 && is_number(fields[first - 1])) --first;

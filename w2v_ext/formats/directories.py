@@ -49,16 +49,18 @@ def _cut(table: VectorTable, options: ReadOptions, path: Path) -> VectorTable:
 def read_model(path: Path, options: ReadOptions) -> VectorTable:
     """Read the word vectors (`in_weight`) of a model directory. FormatError naming the file that is damaged."""
     model = load_model(path)
-    counts = model.counts if model.counts.any() else None  # all zero: written from a format without counts
+    counts = None if model.config.get("counts") is False else model.counts
     return _cut(
         VectorTable(model.words, as_numpy(model.in_weight, options), counts), options, path / "model.safetensors"
     )
 
 
 def write_model(path: Path, table: VectorTable) -> None:
-    """Write a model directory without output vectors; counts that are not known become 0."""
-    counts = np.zeros(len(table.words), np.int64) if table.counts is None else table.counts
-    save_model(path, table.vectors, None, table.words, counts, {})
+    """Write a model directory without output vectors; counts that are not known become 0, and config.json says so."""
+    if table.counts is None:
+        save_model(path, table.vectors, None, table.words, np.zeros(len(table.words), np.int64), {"counts": False})
+    else:
+        save_model(path, table.vectors, None, table.words, table.counts, {})
 
 
 # ---- sentence-transformers ---------------------------------------------------------------------------------------

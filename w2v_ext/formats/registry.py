@@ -61,14 +61,14 @@ def _rows(**settings: Any) -> Callable[[Path, VectorTable, int, Progress | None]
 
 
 def _compressed(path: Path, options: ReadOptions) -> VectorTable:
-    from ..compress import read_compressed
+    from ..quantize import read_compressed
 
     return read_compressed(path, options)
 
 
 def _compress(method: str) -> Callable[[Path, VectorTable, int, Progress | None], None]:
     def write(path: Path, table: VectorTable, threads: int, progress: Progress | None) -> None:
-        from ..compress import compress, save_compressed
+        from ..quantize import compress, save_compressed
 
         save_compressed(path, table.words, compress(table.vectors, method), table.counts)
 
@@ -142,7 +142,8 @@ FORMATS: dict[str, Format] = {
             _compressed,
             _compress("int8-symmetric"),
         ),
-        Format("pq", "safetensors, product quantisation (lossy)", _compressed, _compress("pq")),
+        Format("pq", "safetensors, product quantisation, a byte for 4 numbers (lossy)", _compressed, _compress("pq")),
+        Format("low-rank", "safetensors, half of the directions (lossy)", _compressed, _compress("low-rank")),
     )
 }
 

@@ -1,4 +1,4 @@
-"""One safetensors file with words and vectors, and what it shares with compressed vectors (see `w2v_ext.compress`).
+"""One safetensors file with words and vectors, and what it shares with compressed vectors (see `w2v_ext.quantize`).
 
 Tensors: `vectors` (V, D), `words` (N,) uint8 (the words in UTF-8, one after another), `word_ends` (V,) int64 (where
 each ends), and `counts` (V,) int64 where they are known. Words may hold any character.
