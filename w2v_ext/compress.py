@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -200,9 +200,8 @@ def run(line: CommandLine) -> Loss:
     )
     print(f"relative error {loss.error:.4f}, recall@10 {loss.recall:.3f} ({loss.queries:,} queries)")
     if loss.pairs is not None:
-        print(
-            f"Spearman {loss.spearman_before:.4f} -> {loss.spearman_after:.4f} ({loss.pairs} of {len(pairs or [])} pairs)"
-        )
+        change = f"{loss.spearman_before:.4f} -> {loss.spearman_after:.4f}"
+        print(f"Spearman {change} ({loss.pairs} of {len(pairs or [])} pairs)")
     return loss
 
 

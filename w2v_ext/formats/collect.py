@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,10 +53,11 @@ class ReadOptions:
         if np.dtype(self.dtype).kind != "f":
             raise ValueError(f"dtype: expected a float type, got {np.dtype(self.dtype)}")
         thread_count(self.threads)
-        try:
-            b"".decode(self.encoding)
-        except LookupError:
-            raise ValueError(f"encoding: expected the name of an encoding, got {self.encoding!r}") from None
+        for name, look_up in (("encoding", codecs.lookup), ("errors", codecs.lookup_error)):
+            try:
+                look_up(getattr(self, name))
+            except LookupError as error:
+                raise ValueError(f"{name}: {error}") from None
 
 
 class RowCollector:
