@@ -113,6 +113,7 @@ def test_fasttext_bin_by_hand(tmp_path):
         (small_model(version=13), "at byte 8: expected fastText's format version 11 or 12, got 13"),
         (small_model(dim=0), "at byte 64: the setting dim is 0, expected 1 to"),
         (small_model(buckets=0), r"the settings have subwords \(maxn > 0\), but no buckets"),
+        (small_model(maxn=65), "the setting maxn is 65, expected 0 to 64"),
         (small_model(kind=1), "entry 1 of 2 of the dictionary: kind 1, count 7; words come first"),
         (small_model(quantised=1), r"the input matrix is quantised \(.ftz\), which is not supported"),
         (small_model(rows=4), r"the input matrix has 4 rows, expected 5 \(words and buckets\)"),
@@ -122,7 +123,7 @@ def test_fasttext_bin_by_hand(tmp_path):
         (small_model()[:100], "truncated at byte 100, in entry 1 of 2 of the dictionary"),
         (
             small_model(words=(b"x" * (1 << 21),)),
-            "at byte 92: entry 1 of 1 of the dictionary of more than 1048576 bytes",
+            "at byte 92: entry 1 of 1 of the dictionary of more than 65536 bytes",
         ),
     ],
 )

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -257,12 +258,17 @@ def test_numbers_are_those_of_float(tmp_path_factory, digits, point, exponent, s
         assert single == nearest or abs(float(text) - float(nearest)) == abs(float(text) - float(single))
 
 
-def test_half_way_decimals_are_rounded_once(tmp_path):
-    """A decimal just beside the middle of two floats: rounded to double first, it would land on the wrong one."""
-    low, high = np.float32(1), np.nextafter(np.float32(1), np.float32(2))
-    texts = ["1.00000005960464477", "1.000000059604644775390625", "1.00000005960464478"]  # below, the middle, above
-    assert [float(t) for t in texts] == [float(texts[1])] * 3  # the same double
-    assert read_numbers(tmp_path, texts, np.float32).tolist() == [low, low, high]
+@pytest.mark.parametrize("digits", [9, 15, 16, 17, 25])
+def test_decimals_near_the_middle_of_two_floats_are_rounded_once(tmp_path, digits):
+    """Rounded to double first, and then to float, some of them would land on the wrong one."""
+    odd = np.random.default_rng(0).integers(2**23, 2**24, 300) * 2 + 1
+    texts = [f"{middle:.{digits}g}" for middle in (odd * 2.0**-26).tolist()]
+    got = read_numbers(tmp_path, texts, np.float32)
+    for text, value in zip(texts, got, strict=True):
+        error = abs(Fraction(text) - Fraction(float(value)))
+        for other in (np.nextafter(value, np.float32(-1)), np.nextafter(value, np.float32(1))):
+            far = abs(Fraction(text) - Fraction(float(other)))
+            assert error < far or (error == far and int(value.view(np.int32)) % 2 == 0), text
 
 
 def test_odd_numbers(tmp_path):

@@ -133,7 +133,8 @@ def _product(x: torch.Tensor, parts: int, seed: int) -> Compressed:
     """Directions are quantised, and lengths kept beside: what is compared later is directions.
 
     The k-means is our own, of torch's matrix products: all parts are clustered at once, without a further dependency.
-    25 calls of scikit-learn's MiniBatchKMeans took 44 s where it takes 4 s (49,192 words, dim 100, 2 cores).
+    Beside scikit-learn's MiniBatchKMeans (25 parts of 16,384 random points in 4 dimensions, 20 passes, 2 cores) it took
+    2.1 s against 1.9 s and 5.1 s (batches of 1,024 and 4,096), with 4 % and 3 % less squared error.
     """
     rows, dim = x.shape
     norms = torch.linalg.vector_norm(x, dim=1)

@@ -17,13 +17,9 @@ struct SubwordOptions {
 };
 
 // FNV-1a over *signed* bytes: an accident of fastText that its files keep.
-inline uint32_t fasttext_hash(std::string_view bytes) {
-  uint32_t h = 2166136261u;
-  for (const char c : bytes) {
-    h ^= static_cast<uint32_t>(static_cast<int8_t>(c));
-    h *= 16777619u;
-  }
-  return h;
+inline constexpr uint32_t kHashStart = 2166136261u;
+inline uint32_t hash_byte(uint32_t h, char c) {
+  return (h ^ static_cast<uint32_t>(static_cast<int8_t>(c))) * 16777619u;
 }
 
 // Appends the bucket of every subword to `out`. `padded` is "<word>".
@@ -33,10 +29,13 @@ inline void append_subwords(std::string_view padded, const SubwordOptions& optio
   for (size_t i = 0; i < padded.size(); ++i) {
     if (continues(i)) continue;
     size_t j = i;
+    uint32_t hash = kHashStart;
     for (int32_t n = 1; n <= options.max_n && j < padded.size(); ++n) {
-      for (++j; j < padded.size() && continues(j);) ++j;
+      do {
+        hash = hash_byte(hash, padded[j++]);
+      } while (j < padded.size() && continues(j));
       if (n < options.min_n || (n == 1 && (i == 0 || j == padded.size()))) continue;
-      out.push_back(fasttext_hash(padded.substr(i, j - i)) % options.buckets);
+      out.push_back(hash % options.buckets);
     }
   }
 }

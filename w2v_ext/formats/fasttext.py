@@ -7,7 +7,7 @@ the input matrix (a row for each word, then one for each bucket of subwords), an
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +38,9 @@ _SETTINGS = (
 )
 _MODELS = {1: "cbow", 2: "skipgram", 3: "supervised"}
 _LOSSES = {1: "hs", 2: "ns", 3: "softmax", 4: "ova"}
-_MAX_WORD_BYTES = 1 << 20
+_MAX_WORD_BYTES = 1 << 16
+_MAX_N = 64  # longest subword: with _MAX_WORD_BYTES it bounds the memory that one word can ask for
+_BLOCK_SUBWORDS = 1 << 20  # looked up at a time
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,21 @@ class FastTextModel:
         """Return the vector (D,) float32 of any word, as fastText does; zero for one without any subword."""
         return _text.mean_rows(self.in_weight, *self.subword_rows([word]))[0]
 
+    def _blocks(self, words: list[str]) -> Iterator[list[str]]:
+        """Some words at a time: their bytes times the longest subword bound how many subwords they have."""
+        block, size = [], 0
+        for word in words:
+            block.append(word)
+            size += len(word) * 4 * max(1, int(self.settings["maxn"]))
+            if size > _BLOCK_SUBWORDS:
+                yield block
+                block, size = [], 0
+        if block:
+            yield block
+
     def word_vectors(self, threads: int = 0, limit: int | None = None) -> np.ndarray:
         """Return the vectors (V, D) float32 of the (first `limit`) words: means of their own row and the subwords'."""
-        words = self.words[:limit]
-        step = 4096
-        blocks = (words[first : first + step] for first in range(0, len(words), step))
+        blocks = self._blocks(self.words[:limit])
         mean = lambda block: _text.mean_rows(self.in_weight, *self.subword_rows(block))  # noqa: E731
         found = list(ordered_map(mean, blocks, thread_count(threads)))
         return np.concatenate(found) if found else np.empty((0, self.in_weight.shape[1]), np.float32)
@@ -156,8 +168,8 @@ class _Reader:
         for name, least, most in (
             ("dim", 1, 1 << 20),
             ("bucket", 0, 1 << 31),
-            ("minn", 0, 1 << 16),
-            ("maxn", 0, 1 << 16),
+            ("minn", 0, _MAX_N),
+            ("maxn", 0, _MAX_N),
         ):
             if not least <= settings[name] <= most:
                 raise self._fail(f"the setting {name} is {settings[name]}, expected {least} to {most}")
