@@ -2,7 +2,8 @@
 // the fast path: eight digits at a time in a 64-bit register, then one division by a power of ten. With a mantissa up
 // to 2^53 and a power up to 10^22 both operands are exact, so the double is correctly rounded (Clinger 1990); cut to
 // float32 it is so too unless it lies exactly half-way between two floats, where the decimal may not. Those, exponents
-// and longer numbers go to std::from_chars. The bound: about 10 ns for a number of 9 digits, against 1 ns to read it.
+// and longer numbers go to std::from_chars. Measured: 20 ns
+// for a number of 11 characters (Xeon, 2.6 GHz, one thread), where reading the bytes takes 5 ns.
 #include "rows.h"
 
 #include <algorithm>
