@@ -138,14 +138,32 @@ class KeyedVectors(Comparisons):
 
     @classmethod
     def load_word2vec_format(
-        cls, fname: PathLike, binary: bool = False, *, limit: int | None = None, unicode_errors: str = "strict"
+        cls,
+        fname: PathLike,
+        binary: bool = False,
+        *,
+        encoding: str = "utf8",
+        unicode_errors: str = "strict",
+        limit: int | None = None,
+        datatype: np.typing.DTypeLike = np.float32,
+        no_header: bool = False,
     ) -> KeyedVectors:
         """Load a file in the word2vec text or binary format; see `formats.load_word2vec_format`.
+
+        `no_header=True` reads GloVe's text. Numbers are read as `datatype` and kept as float32.
 
         Raises:
             FormatError: the file is damaged; the message says where.
         """
-        words, vectors = formats.load_word2vec_format(fname, binary=binary, limit=limit, errors=unicode_errors)
+        words, vectors = formats.load_word2vec_format(
+            fname,
+            binary=binary,
+            limit=limit,
+            errors=unicode_errors,
+            dtype=datatype,
+            encoding=encoding,
+            no_header=no_header,
+        )
         return cls(words, vectors)
 
     def save_word2vec_format(self, fname: PathLike, binary: bool = False) -> None:
