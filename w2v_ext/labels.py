@@ -1,0 +1,105 @@
+"""Labels beside their points that never overlap: greedy, most important label first; what finds no room is left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_DIRECTIONS = ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 0), (-1, 1), (-1, -1))  # right of the point is read best
+_RINGS = (0.0, 8.0, 18.0, 30.0)  # gaps to the point beyond the first, in pixels at 100 dpi
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a label stands: its box (left, bottom, right, top), and whether it needs a line to its point."""
+
+    index: int
+    box: tuple[float, float, float, float]
+    far: bool
+
+
+def place_labels(
+    points: np.ndarray,
+    sizes: np.ndarray,
+    order: np.ndarray,
+    bounds: tuple[float, float, float, float],
+    *,
+    obstacles: np.ndarray | None = None,
+    radius: float = 3.0,
+    gap: float = 2.0,
+    scale: float = 1.0,
+) -> list[Placement]:
+    """Choose a place for each label, so that no two boxes overlap and none leaves the bounds.
+
+    Of the free places the one that covers the fewest points is taken, then the nearest, then right before above, below
+    and left. A label away from its point is joined to it by a line, and no line crosses another label. A label that
+    would cover more than two points, or that finds no free place, is left out.
+
+    Args:
+        points: (n, 2) the points that are labelled, in pixels.
+        sizes: (n, 2) width and height of the labels.
+        order: (n,) indices of points, most important first.
+        bounds: left, bottom, right, top.
+        obstacles: (m, 2) points that should not be covered; those of the labels by default.
+        radius: of a point's marker.
+        gap: between boxes, and between a point and its label.
+        scale: pixels per pixel at 100 dpi.
+
+    Returns:
+        The labels that found a place, in `order`.
+    """
+    obstacles = points if obstacles is None else obstacles
+    left, bottom, right, top = bounds
+    boxes = np.empty((len(points), 4))  # of the labels placed so far
+    lines = np.empty((0, 2))  # points along the lines drawn so far
+    placed: list[Placement] = []
+    directions = np.array(_DIRECTIONS, float)
+    for index in order:
+        x, y = points[index]
+        width, height = sizes[index]
+        best, best_cost = None, np.inf
+        for ring, extra in enumerate(_RINGS):
+            away = radius + gap + extra * scale
+            reach = np.where(directions.all(axis=1), 0.71, 1.0)[:, None]  # corners lie on the same circle
+            centers = np.stack([x, y]) + directions * (away * reach + np.array([width, height]) / 2)
+            low, high = centers - np.array([width, height]) / 2, centers + np.array([width, height]) / 2
+            for place in range(len(directions)):
+                box = (low[place, 0], low[place, 1], high[place, 0], high[place, 1])
+                if box[0] < left or box[1] < bottom or box[2] > right or box[3] > top:
+                    continue
+                if _hits(box, boxes[: len(placed)], gap) or _covered(box, lines, 0.0):
+                    continue
+                if ring and any(_hits((a, b, a, b), boxes[: len(placed)], 0.0) for a, b in _line(x, y, box)):
+                    continue
+                cost = 10 * _covered(box, obstacles, radius) + 2.5 * ring + 0.1 * place
+                if cost < best_cost:
+                    best, best_cost = Placement(int(index), box, ring > 0), cost
+            if best is not None and best_cost < 2.5 * (ring + 1):
+                break  # farther out is worse
+        if best is not None and best_cost < 30:
+            boxes[len(placed)] = best.box
+            if best.far:
+                lines = np.concatenate([lines, _line(x, y, best.box)])
+            placed.append(best)
+    return placed
+
+
+def _line(x: float, y: float, box: tuple[float, float, float, float]) -> np.ndarray:
+    """Points (8, 2) along the line from a point to the nearest place of a box."""
+    end = np.clip([x, y], box[:2], box[2:])
+    return np.array([x, y]) + np.linspace(0.1, 1, 8)[:, None] * (end - [x, y])
+
+
+def _hits(box: tuple[float, float, float, float], boxes: np.ndarray, gap: float) -> bool:
+    x0, y0, x1, y1 = box
+    apart = (
+        (boxes[:, 0] >= x1 + gap) | (boxes[:, 2] + gap <= x0) | (boxes[:, 1] >= y1 + gap) | (boxes[:, 3] + gap <= y0)
+    )
+    return not bool(apart.all())
+
+
+def _covered(box: tuple[float, float, float, float], points: np.ndarray, radius: float) -> int:
+    x0, y0, x1, y1 = box
+    x, y = points[:, 0], points[:, 1]
+    return int(((x > x0 - radius) & (x < x1 + radius) & (y > y0 - radius) & (y < y1 + radius)).sum())
