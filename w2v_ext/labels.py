@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_DIRECTIONS = ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 0), (-1, 1), (-1, -1))  # right of the point is read best
-_RINGS = (0.0, 8.0, 18.0, 30.0)  # gaps to the point beyond the first, in pixels at 100 dpi
+# Which way from the point: right of it is read best. A label away from its point may also stand between these eight.
+_DIRECTIONS = ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 0), (-1, 1), (-1, -1))
+_BETWEEN = ((1, 0.5), (1, -0.5), (0.5, 1), (0.5, -1), (-0.5, 1), (-0.5, -1), (-1, 0.5), (-1, -0.5))
+_RINGS = (0.0, 6.0, 14.0, 24.0, 36.0)  # gaps to the point beyond the first, in points (1/72 inch)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def place_labels(
         obstacles: (m, 2) points that should not be covered; those of the labels by default.
         radius: of a point's marker.
         gap: between boxes, and between a point and its label.
-        scale: pixels per pixel at 100 dpi.
+        scale: pixels per point (1/72 inch).
 
     Returns:
         The labels that found a place, in `order`.
@@ -54,14 +56,15 @@ def place_labels(
     boxes = np.empty((len(points), 4))  # of the labels placed so far
     lines = np.empty((0, 2))  # points along the lines drawn so far
     placed: list[Placement] = []
-    directions = np.array(_DIRECTIONS, float)
+    near, far = np.array(_DIRECTIONS, float), np.array(_DIRECTIONS + _BETWEEN, float)
     for index in order:
         x, y = points[index]
         width, height = sizes[index]
         best, best_cost = None, np.inf
         for ring, extra in enumerate(_RINGS):
             away = radius + gap + extra * scale
-            reach = np.where(directions.all(axis=1), 0.71, 1.0)[:, None]  # corners lie on the same circle
+            directions = far if ring else near
+            reach = 1 / np.linalg.norm(directions, axis=1, keepdims=True)  # corners lie on the same circle
             centers = np.stack([x, y]) + directions * (away * reach + np.array([width, height]) / 2)
             low, high = centers - np.array([width, height]) / 2, centers + np.array([width, height]) / 2
             for place in range(len(directions)):
