@@ -183,3 +183,36 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
     a, b = a - a.mean(), b - b.mean()
     length = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / length) if length > 0 else float("nan")
+
+
+def nearest_rows(
+    vectors: np.ndarray, rows: np.ndarray, count: int, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the nearest rows of each of some rows, itself left out: (n, k) rows and (n, k) cosines, best first.
+
+    n·V·D multiply-adds, in blocks. k = `count`, or V - 1 where that is less. Rows that are zero or not finite are
+    nobody's neighbours; should too few others be there, they come last, with cosine -inf.
+    """
+    size = len(vectors)
+    count = max(min(count, size - 1), 0)
+    best_rows, best = np.empty((len(rows), count), np.int64), np.empty((len(rows), count), np.float32)
+    if not count:
+        return best_rows, best
+    for start in range(0, len(rows), _TILE):
+        part = rows[start : start + _TILE]
+        queries = unit_rows(vectors, part, device)
+        own = torch.from_numpy(part).to(device)
+        values = torch.full((len(part), count), -torch.inf, device=device)
+        places = torch.full((len(part), count), -1, dtype=torch.int64, device=device)
+        for top in range(0, size, _TILE * 4):
+            units = unit_rows(vectors, slice(top, top + _TILE * 4), device)
+            scores = queries @ units.T
+            usable = torch.isfinite(units).all(dim=1) & (units != 0).any(dim=1)
+            scores.masked_fill_(~usable, -torch.inf)
+            inside = (own >= top) & (own < top + len(units))
+            scores[inside.nonzero().squeeze(1), own[inside] - top] = -torch.inf
+            block, where = scores.topk(min(count, scores.shape[1]), dim=1)
+            values, picked = torch.cat([values, block], dim=1).topk(count, dim=1)
+            places = torch.cat([places, where + top], dim=1).gather(1, picked)
+        best_rows[start : start + _TILE], best[start : start + _TILE] = places.cpu().numpy(), values.cpu().numpy()
+    return best_rows, best

@@ -18,6 +18,7 @@ from .files import write_files
 from .fonts import BASE, check_drawable
 from .keyedvectors import KeyedVectors
 from .labels import place_labels
+from .palette import GREY, INK, PALETTE, SOFT
 from .projection import NAMES, Method, project
 from .selection import Selection, select_words
 from .themes import Themes
@@ -28,10 +29,7 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 FORMATS = ("png", "svg", "pdf")
-PALETTE = ("#4363d8", "#e6550d", "#238b45", "#d6219c", "#8c6d31", "#17a2b8", "#7b3fbf", "#c0392b", "#6b8e23", "#546e7a")
-"""Ten colours that can be told apart on white, also in print; the next ten groups get another marker."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-GREY, INK = "#b5bcc6", "#20262e"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")  # another one after every ten groups
 
 
 @contextmanager
@@ -194,7 +192,7 @@ def draw_map(
         written = _write_labels(figure, axes, texts, points, chosen.groups, drawable, math.sqrt(area) / 2)
         if written < len(texts):
             foot += f". {len(texts) - written:,} words without a label"
-        figure.text(0.02, 0.018, foot, fontsize=7, color="#7a8490", parse_math=False)
+        figure.text(0.02, 0.018, foot, fontsize=7, color=SOFT, parse_math=False)
     return figure
 
 
