@@ -155,8 +155,11 @@ class QualityReport:
     seconds: float
 
     def to_dict(self) -> dict:
-        """Return the report as JSON values; what is not a finite number becomes None."""
-        return _plain(dataclasses.asdict(self))
+        """Return the report as JSON values, without `frequency.sample`; what is not a finite number becomes None."""
+        values = dataclasses.asdict(self)
+        if values["frequency"] is not None:
+            del values["frequency"]["sample"]
+        return _plain(values)
 
     def to_json(self) -> str:
         """Return the report as indented JSON."""
