@@ -94,7 +94,8 @@ def save_figure(figure: Figure, out: PathLike | Sequence[PathLike] | None) -> Fi
             dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
             return lambda target: figure.savefig(target, format=kind, metadata=dates)
 
-        write_files({path: writer(path) for path in paths})
+        with drawing():
+            write_files({path: writer(path) for path in paths})
     return figure
 
 
