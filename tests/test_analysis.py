@@ -302,7 +302,8 @@ def test_command_prints_and_writes(model, tmp_path, capsys):
     assert loaded["vocab_size"] == 300
     assert loaded["themes"][0]["words"] == ["w1", "w2", "w3"]
     page = html.read_text()
-    assert page.count("data:image/svg+xml;base64,") == 6  # map, themes, between, similarities, norms, spectrum
+    assert page.count("data:image/png;base64,") == 1  # the map
+    assert page.count("data:image/svg+xml;base64,") == 5  # themes, between, similarities, norms, spectrum
     assert "<b>&=" not in page and "<b>&<" not in page
     assert "&lt;b&gt;&amp;" in page
     assert not re.search(r"(src|href)=[\"'](?!data:)", page)

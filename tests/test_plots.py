@@ -20,11 +20,11 @@ pytest.importorskip("sklearn", reason="needs scikit-learn (extra viz)")
 from w2v_ext.plots import plot_map
 
 
-def clustered(groups=4, each=12, dim=20, seed=0, words=None):
+def clustered(groups=4, each=12, dim=20, seed=0, words=None, spread=0.5):
     """Groups of words around centres far from each other: (vectors, themes)."""
     rng = np.random.default_rng(seed)
     centers = rng.normal(size=(groups, dim)) * 4
-    rows = np.repeat(centers, each, axis=0) + rng.normal(size=(groups * each, dim)) * 0.5
+    rows = np.repeat(centers, each, axis=0) + rng.normal(size=(groups * each, dim)) * spread
     words = words or [f"{'abcdefghij'[g]}{i}" for g in range(groups) for i in range(each)]
     themes = {f"group {g}": words[g * each : (g + 1) * each] for g in range(groups)}
     return w2v_ext.KeyedVectors(words, rows.astype(np.float32)), themes
@@ -49,8 +49,10 @@ def test_no_two_labels_overlap_and_none_leaves_the_bounds(count, spread):
         assert left >= 0 and bottom >= 0 and right <= 1000 and top <= 1000
         assert (right - left, top - bottom) == pytest.approx(tuple(sizes[one.index]))
         assert not any(overlap(one.box, other.box) for other in placed[:i])
+        nearest = np.clip(points, one.box[:2], one.box[2:])
+        assert np.linalg.norm(points - nearest, axis=1).min() >= 3 - 1e-9  # no marker is covered
     if spread >= 400:
-        assert len(placed) > 0.6 * count
+        assert len(placed) > 0.5 * count
     assert len({p.index for p in placed}) == len(placed)
 
 
@@ -79,12 +81,17 @@ def test_lines_cross_no_label():
 
 
 def test_labels_of_a_real_map_keep_apart_in_the_picture():
-    vectors, themes = clustered(5, 30)
-    figure = plot_map(vectors, method="pca", themes=themes)
+    vectors, themes = clustered(2, 12, spread=0.2, words=[f"{w}-a-rather-long-word" for w in range(24)])
+    figure = plot_map(vectors, method="pca", themes=themes, size=(7, 5))
     axes = figure.axes[0]
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in axes.texts if text.get_text() in vectors]
-    assert len(boxes) > 60
+    assert len(boxes) > 10
+    assert len(axes.lines) > 2  # labels away from their points
+    bare = plot_map(vectors, method="pca", themes=themes, size=(7, 5), labels=0)
+    bare.draw_without_rendering()
+    assert axes.dataLim.height > bare.axes[0].dataLim.height  # their lines reach beyond all points, and
+    assert axes.get_ylim() == bare.axes[0].get_ylim()  # do not move the map under the labels
     frame = axes.get_window_extent()
     for i, a in enumerate(boxes):
         assert frame.x0 <= a.x0 and a.x1 <= frame.x1
@@ -220,6 +227,19 @@ def test_no_window_and_no_change_of_the_users_settings(tmp_path):
     plot_map(clustered()[0], tmp_path / "m.png", method="pca")
     assert dict(matplotlib.rcParams) == before
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"labels": -1}, "labels: expected a number >= 0, got -1"),
+        ({"size": (0, 5)}, "size: expected a width and a height from 1 to 200 inches, got (0, 5)"),
+        ({"clusters": 99}, "clusters: expected at most as many as words in no group, 48, got 99"),
+    ],
+)
+def test_bad_maps(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plot_map(clustered()[0], method="pca", **arguments)
 
 
 def test_unknown_suffix_fails_before_the_work(tmp_path):

@@ -88,7 +88,7 @@ def run(options: Options) -> None:
 def _theme_map(vectors: KeyedVectors, themes: dict[str, tuple[str, ...]]) -> list[tuple[str, bytes]]:
     """Return a map of the themes' words for the HTML page, if there are any."""
     from .plots import plot_map
-    from .report_pictures import svg
+    from .report_pictures import png
 
     known = {word for words in themes.values() for word in words if word in vectors}
     if len(known) < 3:
@@ -97,7 +97,7 @@ def _theme_map(vectors: KeyedVectors, themes: dict[str, tuple[str, ...]]) -> lis
         vectors, method="pca", themes=themes, labels=250, size=(10.4, 6.4), title="The words of the themes"
     )
     return [
-        ("Principal components of the words of the themes; see python -m w2v_ext.plot for t-SNE and UMAP.", svg(figure))
+        ("Principal components of the words of the themes; see python -m w2v_ext.plot for t-SNE and UMAP.", png(figure))
     ]
 
 

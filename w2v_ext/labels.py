@@ -32,11 +32,10 @@ def place_labels(
     gap: float = 2.0,
     scale: float = 1.0,
 ) -> list[Placement]:
-    """Choose a place for each label, so that no two boxes overlap and none leaves the bounds.
+    """Choose a place for each label, so that no two boxes overlap, none covers a point and none leaves the bounds.
 
-    Of the free places the one that covers the fewest points is taken, then the nearest, then right before above, below
-    and left. A label away from its point is joined to it by a line, and no line crosses another label. A label that
-    would cover more than two points, or that finds no free place, is left out.
+    Of the free places the nearest is taken, right before above, below and left. A label away from its point is joined
+    to it by a line, and no line crosses another label. A label that finds no free place is left out.
 
     Args:
         points: (n, 2) the points that are labelled, in pixels.
@@ -60,27 +59,25 @@ def place_labels(
     for index in order:
         x, y = points[index]
         width, height = sizes[index]
-        best, best_cost = None, np.inf
+        best = None
         for ring, extra in enumerate(_RINGS):
             away = radius + gap + extra * scale
             directions = far if ring else near
             reach = 1 / np.linalg.norm(directions, axis=1, keepdims=True)  # corners lie on the same circle
-            centers = np.stack([x, y]) + directions * (away * reach + np.array([width, height]) / 2)
+            centers = points[index] + directions * (away * reach + np.array([width, height]) / 2)
             low, high = centers - np.array([width, height]) / 2, centers + np.array([width, height]) / 2
-            for place in range(len(directions)):
-                box = (low[place, 0], low[place, 1], high[place, 0], high[place, 1])
-                if box[0] < left or box[1] < bottom or box[2] > right or box[3] > top:
-                    continue
-                if _hits(box, boxes[: len(placed)], gap) or _covered(box, lines, 0.0):
+            inside = (low >= (left, bottom)).all(axis=1) & (high <= (right, top)).all(axis=1)
+            for place in np.flatnonzero(inside):
+                box = (*low[place].tolist(), *high[place].tolist())
+                if _hits(box, boxes[: len(placed)], gap) or _covers(box, obstacles, radius) or _covers(box, lines, 0.0):
                     continue
                 if ring and any(_hits((a, b, a, b), boxes[: len(placed)], 0.0) for a, b in _line(x, y, box)):
                     continue
-                cost = 10 * _covered(box, obstacles, radius) + 2.5 * ring + 0.1 * place
-                if cost < best_cost:
-                    best, best_cost = Placement(int(index), box, ring > 0), cost
-            if best is not None and best_cost < 2.5 * (ring + 1):
-                break  # farther out is worse
-        if best is not None and best_cost < 30:
+                best = Placement(int(index), box, ring > 0)
+                break
+            if best is not None:
+                break
+        if best is not None:
             boxes[len(placed)] = best.box
             if best.far:
                 lines = np.concatenate([lines, _line(x, y, best.box)])
@@ -102,7 +99,10 @@ def _hits(box: tuple[float, float, float, float], boxes: np.ndarray, gap: float)
     return not bool(apart.all())
 
 
-def _covered(box: tuple[float, float, float, float], points: np.ndarray, radius: float) -> int:
+def _covers(box: tuple[float, float, float, float], points: np.ndarray, radius: float) -> bool:
+    """Tell whether a disc of this radius around one of the points reaches into the box."""
     x0, y0, x1, y1 = box
     x, y = points[:, 0], points[:, 1]
-    return int(((x > x0 - radius) & (x < x1 + radius) & (y > y0 - radius) & (y < y1 + radius)).sum())
+    away_x = np.maximum(np.maximum(x0 - x, x - x1), 0)
+    away_y = np.maximum(np.maximum(y0 - y, y - y1), 0)
+    return bool((away_x * away_x + away_y * away_y <= radius * radius).any())

@@ -137,6 +137,10 @@ def plot_map(
         ValueError: see `select_words`, `project`; MissingFontError where no font can draw the labels.
         ImportError: a package is missing; it names the extra.
     """
+    if labels < 0:
+        raise ValueError(f"labels: expected a number >= 0, got {labels}")
+    if not all(1 <= side <= 200 for side in size):
+        raise ValueError(f"size: expected a width and a height from 1 to 200 inches, got {tuple(size)}")
     chosen = select_words(
         vectors,
         words=words,
@@ -192,7 +196,7 @@ def draw_map(
         drawable = [index for index in order.tolist() if texts[index] not in undrawable][:labels]
         written = _write_labels(figure, axes, texts, points, chosen.groups, drawable, math.sqrt(area) / 2)
         if written < len(texts):
-            foot += f". {len(texts) - written:,} words without a label"
+            foot += f". Words without a label: {len(texts) - written:,}"
         figure.text(0.02, 0.018, foot, fontsize=7, color=SOFT, parse_math=False)
     return figure
 
@@ -237,7 +241,8 @@ def _write_labels(
     radius: float,
 ) -> int:
     """Place and write the labels of `order`; gives how many found room. Offsets are in points (1/72 inch)."""
-    figure.draw_without_rendering()  # fixes the limits of the axes
+    figure.draw_without_rendering()  # settles the limits of the axes
+    axes.autoscale(False)  # and the lines to the labels shall not move them
     from matplotlib.patheffects import withStroke
 
     halo = [withStroke(linewidth=1.6, foreground="white", alpha=0.85)]  # letters stay legible on points and lines
@@ -256,7 +261,8 @@ def _write_labels(
         )
     boxes = [text.get_window_extent() for text in written]
     sizes = np.zeros((len(texts), 2))
-    sizes[list(order)] = [(box.width, box.height * 0.86) for box in boxes]  # without most of the line spacing
+    for index, box in zip(order, boxes, strict=True):
+        sizes[index] = box.width, box.height * 0.86  # without most of the line spacing
     placed = place_labels(
         pixels,
         sizes,

@@ -26,6 +26,13 @@ def svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG: smaller than SVG where there are hundreds of labels."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
 def draw(report: QualityReport) -> dict[str, bytes]:
     """Draw what the report has: similarities, norms and spectrum, and where they are there frequency, themes, between.
 

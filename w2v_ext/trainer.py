@@ -182,7 +182,9 @@ class Trainer:
         ids_per_slice, last_save = min(1 << 18, most), time.monotonic()
         with _StopOnInterrupt(self):
             while state.epoch < config.epochs:
-                end = min(state.position + ids_per_slice, len(self._ids))
+                end = state.position + ids_per_slice
+                if end + ids_per_slice // 2 > len(self._ids):
+                    end = len(self._ids)  # and no crumb after it: its loss would be noise
                 seconds = self._train_slice(end)
                 ids_per_slice = int(min(max(ids_per_slice * _SLICE_SECONDS / max(seconds, 1e-3), 1 << 14), most))
                 if end == len(self._ids):
