@@ -263,6 +263,25 @@ def test_a_new_run_in_the_same_place_hides_the_old_one(corpus, tmp_path, read):
     assert not (tmp_path / "projector_config.pbtxt").exists()
 
 
+def test_a_resumed_run_goes_on_from_its_checkpoint(corpus, tmp_path, read):
+    def fit(trainer, save_at):
+        board = TensorBoardMonitor(trainer, tmp_path, projector_words=0)
+
+        def on_epoch(t):
+            board.on_epoch(t)
+            if t.state.epoch == save_at:
+                t.save_checkpoint(tmp_path)
+
+        trainer.fit(on_progress=board.on_progress, on_epoch=on_epoch)
+        board.close(trainer)
+
+    fit(w2v_ext.Trainer(corpus, config(epochs=4)), save_at=2)
+    again = w2v_ext.Trainer(corpus, config(epochs=4))
+    again.load_checkpoint(tmp_path)
+    fit(again, save_at=None)
+    assert [e.step for e in read(tmp_path).Scalars("Loss/Batch")] == [4800, 9600, 14400, 19200]
+
+
 def test_an_interrupted_run_leaves_readable_events_and_no_projector(corpus, tmp_path, read):
     trainer = w2v_ext.Trainer(corpus, config())
     board = TensorBoardMonitor(trainer, tmp_path)

@@ -199,7 +199,8 @@ class TensorBoardMonitor:
         self._probes, self._pairs, self._pace = list(probes), list(pairs), _Pace(trainer)
         self._projector_words, self._report = projector_words, report
         try:
-            self._writer: Any = SummaryWriter(os.fspath(directory), purge_step=trainer.words_done)
+            done = trainer.words_done  # what was written up to here stays, what came after is hidden
+            self._writer: Any = SummaryWriter(os.fspath(directory), purge_step=done + 1 if done else 0)
         except OSError as error:
             reason = error.strerror or error
             raise OSError(f"tensorboard: cannot write to {os.fspath(directory)}: {reason}") from error
