@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,8 @@ import w2v_ext
 from w2v_ext import geometry
 from w2v_ext.analyze import main
 from w2v_ext.themes import parse_pairs, parse_themes, read_themes
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def random_vectors(n=300, dim=12, seed=0, shift=0.3):
@@ -315,6 +320,16 @@ def test_command_writes_json_to_the_terminal(model, capsys):
     assert len(json.loads(capsys.readouterr().out)["most_similar"]) == 2
 
 
+def test_a_reader_who_leaves_early_is_no_error(model, tmp_path):
+    out = tmp_path / "r.json"
+    command = [sys.executable, "-m", "w2v_ext.analyze", model, "--json", str(out)]
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    done.stdout.close()
+    assert done.stderr.read() == b""
+    assert done.wait() == 0
+    assert json.loads(out.read_text())["vocab_size"] == 300
+
+
 def test_bad_commands(model, tmp_path, capsys):
     for arguments, message in (
         ([str(tmp_path / "absent")], "model: no such file or directory"),
@@ -327,8 +342,6 @@ def test_bad_commands(model, tmp_path, capsys):
 
 
 def test_html_without_matplotlib_names_the_extra(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=re.escape("pip install 'w2v_ext[viz]'")):
         w2v_ext.analyze_embedding_quality(random_vectors(20)).to_html()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -73,7 +74,6 @@ def run(options: Options) -> None:
         seed=options.seed,
         device=options.device,
     )
-    print(report.to_json() if options.json == "-" else report.to_text())
     files = {}
     if options.json and options.json != "-":
         files[Path(options.json)] = report.to_json() + "\n"
@@ -81,8 +81,10 @@ def run(options: Options) -> None:
         title = options.title or f"Embedding quality: {Path(options.model).name or options.model}"
         files[Path(options.html)] = report.to_html(title, _theme_map(vectors, themes))
     write_files({path: lambda target, text=text: target.write_text(text, "utf-8") for path, text in files.items()})
+    print(report.to_json() if options.json == "-" else report.to_text())
     for path in files:
         print(f"wrote {path}", file=sys.stderr if options.json == "-" else sys.stdout)
+    sys.stdout.flush()
 
 
 def _theme_map(vectors: KeyedVectors, themes: dict[str, tuple[str, ...]]) -> list[tuple[str, bytes]]:
@@ -108,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
             run(options)
+    except BrokenPipeError:  # whoever read the report has seen enough; the files are written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
