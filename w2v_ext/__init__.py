@@ -10,6 +10,7 @@ On the command line: ``python -m w2v_ext.train --corpus text.txt --out vectors``
 """
 
 from . import reference
+from .analysis import analyze_embedding_quality
 from .config import TrainConfig
 from .corpus import Corpus, CorpusOptions, corpus_from_sequences, prepare_corpus
 from .keyedvectors import KeyedVectors
@@ -29,6 +30,7 @@ __all__ = [
     "Trainer",
     "Vocabulary",
     "alias_table",
+    "analyze_embedding_quality",
     "corpus_from_sequences",
     "cpu_kernels",
     "negative_sampling_loss",
