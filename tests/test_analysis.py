@@ -64,20 +64,6 @@ def test_equal_vectors_are_pairs_like_others_and_asking_for_all_gives_all():
     assert [c for *_, c in found] == [1, 1, 1, 0, 0, 0]
 
 
-@pytest.mark.parametrize("tile", [4, 2048])
-def test_nearest_rows_agree_with_most_similar(tile, monkeypatch):
-    monkeypatch.setattr(geometry, "_TILE", tile)
-    kv = random_vectors(60)
-    kv.vectors[5], kv.vectors[6] = 0, np.nan
-    kv.fill_norms(force=True)
-    rows = np.array([0, 59, 30, 17, 2, 3])
-    near, cosines = geometry.nearest_rows(kv.vectors, rows, 7)
-    for row, line, values in zip(rows, near, cosines, strict=True):
-        expected = [(w, c) for w, c in kv.most_similar(int(row), topn=57) if w not in ("w5", "w6")][:7]
-        assert [f"w{i}" for i in line] == [w for w, _ in expected]
-        np.testing.assert_allclose(values, [c for _, c in expected], atol=1e-5)
-
-
 def test_sampled_cosines_never_pair_a_row_with_itself_and_are_all_where_there_are_few():
     kv = w2v_ext.KeyedVectors(list("abc"), np.eye(3, dtype=np.float32))
     np.testing.assert_array_equal(geometry.sample_cosines(kv.vectors, np.arange(3), 10), [0, 0, 0])
@@ -106,15 +92,6 @@ def test_partition_ratio_is_that_of_the_definition(monkeypatch):
     assert geometry.partition_ratio(kv.vectors, np.arange(200), second) == pytest.approx(z.min() / z.max(), rel=1e-5)
     huge = (kv.vectors * 1000).astype(np.float32)  # exp would overflow
     assert 0 <= geometry.partition_ratio(huge, np.arange(200), second * 1e6) < 1e-100
-
-
-def test_spearman_ranks_ties_by_their_mean():
-    assert geometry.ranks(np.array([10, 20, 10, 5])).tolist() == [2.5, 4, 2.5, 1]
-    scipy = pytest.importorskip("scipy.stats", reason="compares with scipy")
-    rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 9, 200), rng.normal(size=200)
-    assert geometry.spearman(x, y) == pytest.approx(scipy.spearmanr(x, y).statistic, abs=1e-12)
-    assert np.isnan(geometry.spearman(x, np.ones(200)))
 
 
 def test_report_holds_what_all_pairs_say():

@@ -150,7 +150,7 @@ def test_compress_reports(many, capsys):
         (("--rank", 3), "rank: only for low-rank, got 3 with 'int8'"),
         (("--method", "pq", "--parts", 13), "parts: expected 1 to 12, got 13"),
         (("--queries", 0), "queries: expected a number >= 1, got 0"),
-        (("--pairs", "many.safetensors"), "many.safetensors: expected lines of word, tab, word, tab, score"),
+        (("--pairs", "many.safetensors"), "many.safetensors: not utf8 at byte"),
     ],
 )
 def test_compress_bad_input(many, monkeypatch, capsys, flags, message):

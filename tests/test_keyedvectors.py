@@ -195,7 +195,10 @@ def test_load_a_model(tmp_path):
     kv = KeyedVectors.load(tmp_path)
     assert kv.index_to_key == ["b", "a"] and kv.counts.tolist() == [7, 3]
     assert kv.vectors.dtype == np.float32 and kv.vectors.tolist() == [[1, 2], [3, 4]]
+    (tmp_path / "model.safetensors").unlink()
     with pytest.raises(FormatError, match="model.safetensors: no such file"):
+        KeyedVectors.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="none"):
         KeyedVectors.load(tmp_path / "none")
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from w2v_ext.compress import _spearman, measure_loss
+from w2v_ext import KeyedVectors
+from w2v_ext.compress import measure_loss
 from w2v_ext.files import FormatError
 from w2v_ext.formats.tensors import pack_words, write_tensors
 from w2v_ext.kmeans import kmeans
@@ -156,17 +157,18 @@ def test_damaged_files(tmp_path, kind, dim, changes, message):
         load_compressed(tmp_path / "c")
 
 
-def test_loss():
+def test_loss(tmp_path):
     x = vectors()
-    words = [f"w{i}" for i in range(500)]
+    kv = KeyedVectors([f"w{i}" for i in range(500)], x)
     exact = Compressed("low-rank", {"left": torch.from_numpy(x), "right": torch.eye(12)}, 12)
-    pairs = [(f"W{i}", f"w{i + 1}", float(i % 7)) for i in range(50)] + [("absent", "w1", 1.0)]
-    loss = measure_loss(words, x, exact, pairs)
-    assert (loss.error, loss.recall, loss.queries, loss.pairs) == (0, 1, 500, 50)
+    lines = [f"W{i}\tw{i + 1}\t{i % 7}\n" for i in range(50)]
+    (tmp_path / "pairs").write_text("".join([*lines, "absent\tw1\t1\n"]))
+    loss = measure_loss(kv, exact, tmp_path / "pairs")
+    assert (loss.error, loss.recall, loss.queries, loss.pairs, loss.oov) == (0, 1, 500, 50, 1)
     assert loss.spearman_before == loss.spearman_after and loss.bytes_before == 24_000
     noise = Compressed("low-rank", {"left": torch.randn(500, 12), "right": torch.eye(12)}, 12)
-    assert measure_loss(words, x, noise).recall < 0.1
-    errors = [measure_loss(words, x, compress(x, "low-rank", rank=r)).recall for r in (1, 3, 5)]
+    assert measure_loss(kv, noise).recall < 0.1
+    errors = [measure_loss(kv, compress(x, "low-rank", rank=r)).recall for r in (1, 3, 5)]
     assert errors == sorted(errors) and errors[0] < 0.5 < errors[2]
 
 
@@ -179,11 +181,4 @@ def test_recall_by_hand():
     near = {0: [1, 2], 1: [0, 2], 2: [0, 1], 3: [1, 2]}
     moved = {0: [3, 2], 1: [2, 3], 2: [3, 0], 3: [0, 2]}
     expected = np.mean([len(set(near[i]) & set(moved[i])) / 2 for i in range(4)])
-    assert measure_loss(list("abcd"), before, packed, topn=2).recall == expected
-
-
-def test_spearman_is_scipys():
-    stats = pytest.importorskip("scipy.stats", reason="compares with scipy where it is installed")
-    a, b = np.random.default_rng(0).integers(0, 9, (2, 100)).tolist()
-    assert _spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
-    assert np.isnan(_spearman([1], [1]))
+    assert measure_loss(KeyedVectors(list("abcd"), before), packed, topn=2).recall == expected

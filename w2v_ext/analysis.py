@@ -14,7 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import geometry
+from .correlation import spearman
 from .keyedvectors import KeyedVectors
+from .nearest import as_device
 from .quality import (
     Anomaly,
     Distribution,
@@ -68,6 +70,7 @@ def analyze_embedding_quality(
         ValueError: an argument out of range, no word with a direction, or a theme that is no list of words.
     """
     _check(top_pairs, k_sigma, pair_words, sample_pairs)
+    device = str(as_device(device))
     groups = check_themes(themes)
     started = time.perf_counter()
     norms = vectors.norms.astype(np.float64)
@@ -245,4 +248,4 @@ def _frequency(vectors: KeyedVectors, norms: np.ndarray, rows: np.ndarray) -> Fr
         some = np.union1d(some, rest)
     by_count = np.argsort(-counts, kind="stable")
     sample = [(int(counts[i]), float(lengths[i]), vectors.index_to_key[rows[i]]) for i in by_count[some]]
-    return FrequencyNorms(geometry.spearman(counts, lengths), bands, sample)
+    return FrequencyNorms(spearman(counts, lengths).statistic if len(rows) > 1 else math.nan, bands, sample)

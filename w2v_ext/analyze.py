@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Annotated
 import tyro
 
 from .analysis import PAIR_WORDS, SAMPLE_PAIRS, analyze_embedding_quality
+from .command_line import read_vectors, run_command
 from .files import write_files
 from .keyedvectors import KeyedVectors
-from .plot import load_vectors
 from .themes import parse_pairs, parse_themes
 
 DESCRIPTION = """Judge word vectors from inside: similar pairs, themes, norms, similarities, anomalies, isotropy, and
@@ -27,7 +25,7 @@ class Options:
     """The settings of the report."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Model directory, or a file in word2vec's format (.bin: binary, otherwise text)."""
+    """Model directory, or vectors in any format."""
     html: str | None = None
     """Write the report, with pictures, to this HTML file (needs the extra viz)."""
     json: str | None = None
@@ -61,7 +59,7 @@ def run(options: Options) -> None:
     for name, value in (("html", options.html), ("json", options.json)):
         if value and value != "-" and not Path(value).parent.is_dir():
             raise OSError(f"{name}: no such directory: {Path(value).parent}")
-    vectors = load_vectors(options.model)
+    vectors = read_vectors(options.model, "model")
     themes = parse_themes(options.theme, options.themes)
     report = analyze_embedding_quality(
         vectors,
@@ -84,7 +82,6 @@ def run(options: Options) -> None:
     print(report.to_json() if options.json == "-" else report.to_text())
     for path in files:
         print(f"wrote {path}", file=sys.stderr if options.json == "-" else sys.stdout)
-    sys.stdout.flush()
 
 
 def _theme_map(vectors: KeyedVectors, themes: dict[str, tuple[str, ...]]) -> list[tuple[str, bytes]]:
@@ -104,21 +101,9 @@ def _theme_map(vectors: KeyedVectors, themes: dict[str, tuple[str, ...]]) -> lis
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status: 0, or 2 for bad input."""
-    try:
-        options = tyro.cli(Options, args=arguments, prog="python -m w2v_ext.analyze", description=DESCRIPTION)
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
-            run(options)
-    except BrokenPipeError:  # whoever read the report has seen enough; the files are written
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    return 0
+    """The command; gives its exit status: 0, 2 for bad input, 130 when interrupted."""
+    options = tyro.cli(Options, args=arguments, prog="python -m w2v_ext.analyze", description=DESCRIPTION)
+    return run_command(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 import tyro
 
-from .convert import check_destination, read_source, report_errors
-from .files import FormatError
+from .command_line import read_vectors, run_command
+from .convert import check_destination
+from .json_values import json_text
+from .judgments import evaluate_word_pairs
+from .keyedvectors import KeyedVectors
 from .quantize import Compressed, compress, save_compressed
 
 DESCRIPTION = """Compress vectors of any format into one safetensors file, and report the loss.
@@ -23,6 +25,8 @@ int8 keeps a quarter of the bytes and nearly everything; pq keeps a byte for eve
 strongest directions. The file is read wherever vectors are read, as float32. The report compares the 10 nearest
 neighbours of some words before and after, and, given --pairs (WordSim-353 and the like), the rank correlation with
 human scores."""
+
+PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Loss:
         recall: of the 10 nearest words (cosine) of a word, the share that is still among them; mean over the queries.
         queries: how many words were asked.
         spearman_before, spearman_after: rank correlation with human scores, where pairs were given.
-        pairs: how many pairs were in the vocabulary.
+        pairs, oov: how many pairs were compared, and how many have a word that is not in the vocabulary.
     """
 
     bytes_before: int
@@ -46,13 +50,13 @@ class Loss:
     spearman_before: float | None = None
     spearman_after: float | None = None
     pairs: int | None = None
+    oov: int | None = None
 
 
 def measure_loss(
-    words: Sequence[str],
-    vectors: np.ndarray,
+    vectors: KeyedVectors,
     packed: Compressed,
-    pairs: Sequence[tuple[str, str, float]] | None = None,
+    pairs: PathLike | None = None,
     *,
     queries: int = 1000,
     topn: int = 10,
@@ -61,83 +65,36 @@ def measure_loss(
     """Compare vectors with their compressed form.
 
     Args:
-        words: V words.
-        vectors: (V, D) float32.
-        packed: the compressed vectors.
-        pairs: (word, word, human score), as in WordSim-353; words that are unknown are tried in lower case.
+        vectors: V words.
+        packed: their compressed vectors.
+        pairs: file of word pairs with human scores, such as WordSim-353; see `judgments.evaluate_word_pairs`.
         queries: how many words, drawn at random, to compare the neighbours of.
         topn: how many neighbours; at most V - 1.
         seed: of the draw.
+
+    Raises:
+        ValueError, OSError: `pairs` cannot be read, or has nothing to judge by.
     """
-    before = torch.from_numpy(np.ascontiguousarray(vectors, np.float32))
-    after = packed.decode()
+    before = vectors.vectors
+    after = KeyedVectors(vectors.index_to_key, packed.decode().numpy())
     chosen = np.random.default_rng(seed).permutation(len(before))[:queries]
     topn = min(topn, len(before) - 1)
     recall = 1.0
     if topn > 0:
-        near = [_neighbours(x, chosen, topn) for x in (before, after)]
+        near = [x.nearest_rows(x.vectors[chosen], topn, exclude=chosen[:, None])[0] for x in (vectors, after)]
         recall = float(np.mean([len(np.intersect1d(a, b)) / topn for a, b in zip(*near, strict=True)]))
-    norm = torch.linalg.vector_norm(before, dtype=torch.float64)
-    error = torch.linalg.vector_norm(before - after, dtype=torch.float64) / norm if norm > 0 else norm
-    result = Loss(before.numel() * 4, packed.num_bytes, float(error), recall, len(chosen))
-    if pairs is None:
-        return result
-    index = {word: i for i, word in enumerate(words)}
-    find = lambda word: index.get(word, index.get(word.lower()))  # noqa: E731
-    known = [(a, b, s) for a, b, s in ((find(x), find(y), s) for x, y, s in pairs) if a is not None and b is not None]
-    scores = [_spearman(_cosines(x, known), [s for _, _, s in known]) for x in (before, after)]
-    return Loss(**{**result.__dict__, "spearman_before": scores[0], "spearman_after": scores[1], "pairs": len(known)})
-
-
-def _unit(x: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(x.float(), dim=-1)
-
-
-def _neighbours(x: torch.Tensor, chosen: np.ndarray, topn: int) -> np.ndarray:
-    x = _unit(x)
-    found = []
-    for some in torch.from_numpy(chosen).split(max(1, (1 << 26) // max(1, len(x)))):
-        scores = x[some] @ x.T
-        scores[torch.arange(len(some)), some] = -torch.inf  # not the word itself
-        found.append(scores.topk(topn, dim=1).indices)
-    return torch.cat(found).numpy()
-
-
-def _cosines(x: torch.Tensor, pairs: Sequence[tuple[int, int, float]]) -> list[float]:
-    left, right = ([pair[side] for pair in pairs] for side in (0, 1))
-    return (_unit(x[left].double()) * _unit(x[right].double())).sum(1).tolist()
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    """Ranks; equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-
-
-def _spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    if len(a) < 2:
-        return float("nan")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
-
-
-def read_pairs(path: str | Path) -> list[tuple[str, str, float]]:
-    """Read word pairs with scores: three columns between tabs; other lines (comments, a header) are passed over.
-
-    Raises:
-        FormatError: no line is one.
-        OSError: the file cannot be read.
-    """
-    pairs = []
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-        fields = line.split("\t")
-        try:
-            pairs.append((fields[0], fields[1], float(fields[2])))
-        except (IndexError, ValueError):
-            continue
-    if not pairs:
-        raise FormatError(f"{path}: expected lines of word, tab, word, tab, score; found none")
-    return pairs
+    norm = np.linalg.norm(vectors.norms.astype(np.float64))
+    error = np.linalg.norm((before - after.vectors).ravel()) / norm if norm > 0 else 0.0
+    judged = [] if pairs is None else [evaluate_word_pairs(x, pairs, restrict_vocab=None) for x in (vectors, after)]
+    return Loss(
+        before.size * 4,
+        packed.num_bytes,
+        float(error),
+        recall,
+        len(chosen),
+        *(found.spearman.statistic for found in judged),
+        *((judged[0].pairs, judged[0].oov) if judged else ()),
+    )
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
@@ -177,31 +134,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m w2v_ext.compress",
         description=DESCRIPTION,
     )
-    return report_errors(lambda: run(line))
+    return run_command(lambda: run(line))
 
 
 def run(line: CommandLine) -> Loss:
     """Read, compress, write and report, as the command line does."""
-    pairs = None if line.pairs is None else read_pairs(line.pairs)
     if line.queries < 1:
         raise ValueError(f"queries: expected a number >= 1, got {line.queries}")
     dst = Path(line.dst)
     check_destination(Path(line.src), dst, is_directory=False, force=line.force)
-    _, table = read_source(line.src)
-    packed = compress(table.vectors, line.method, parts=line.parts, rank=line.rank, seed=line.seed)
-    save_compressed(dst, table.words, packed, table.counts)
-    loss = measure_loss(table.words, table.vectors, packed, pairs, queries=line.queries, seed=line.seed)
+    vectors = read_vectors(line.src, "src")
+    if line.pairs is not None:
+        evaluate_word_pairs(vectors, line.pairs, restrict_vocab=None)  # what is wrong with them is said at once
+    packed = compress(vectors.vectors, line.method, parts=line.parts, rank=line.rank, seed=line.seed)
+    loss = measure_loss(vectors, packed, line.pairs, queries=line.queries, seed=line.seed)
+    save_compressed(dst, vectors.index_to_key, packed, vectors.counts)
     if line.as_json:
-        print(json.dumps({"method": line.method, "out": str(dst), **asdict(loss)}))
+        print(json_text({"method": line.method, "out": str(dst), **asdict(loss)}))
         return loss
-    shape = f"{len(table.words):,} x {packed.dim}"
+    shape = f"{len(vectors):,} x {packed.dim}"
     print(
         f"{line.method}: {shape}, {loss.bytes_before:,} -> {loss.bytes_after:,} bytes ({_ratio(loss)}), saved to {dst}"
     )
     print(f"relative error {loss.error:.4f}, recall@10 {loss.recall:.3f} ({loss.queries:,} queries)")
     if loss.pairs is not None:
         change = f"{loss.spearman_before:.4f} -> {loss.spearman_after:.4f}"
-        print(f"Spearman {change} ({loss.pairs} of {len(pairs or [])} pairs)")
+        print(f"Spearman {change} ({loss.pairs} of {loss.pairs + loss.oov} pairs)")
     return loss
 
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from tqdm import tqdm
 
 from . import formats
+from .command_line import progress_bar, read_table, run_command
 from .embeddings import limit_norms
 from .formats.registry import FORMATS, format_for_writing
-from .formats.streams import Progress
-from .formats.table import VectorTable
+from .json_values import json_text
 
 DESCRIPTION = """Convert vectors from one format to another.
 
@@ -54,6 +52,8 @@ class CommandLine:
     """Shorten vectors that are longer than this."""
     threads: int = 0
     """Threads for text; 0 takes all cores."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Report as JSON."""
     force: bool = False
     """Overwrite DST."""
 
@@ -75,38 +75,15 @@ def check_destination(src: Path, dst: Path, *, is_directory: bool, force: bool) 
         raise ValueError(f"dst: {dst} is there already; --force overwrites it")
 
 
-@contextlib.contextmanager
-def _bar(what: str, unit: str) -> Iterator[Progress]:
-    with tqdm(desc=what, unit=unit, unit_scale=True, disable=None, leave=False) as bar:
-
-        def show(done: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
-
-
-def read_source(src: str, name: str | None = None, **options: object) -> tuple[str, VectorTable]:
-    """Read vectors with a progress bar on a terminal; warnings become notes. The format's name, and the table."""
-    if not Path(src).exists():
-        raise FileNotFoundError(f"src: no such file or directory: {src}")
-    with warnings.catch_warnings(record=True) as caught, _bar("reading", "B") as progress:
-        warnings.simplefilter("always")
-        chosen = (formats.sniff(src) if name is None else formats.find_format(name)).name
-        table = formats.load_vectors(src, chosen, progress=progress, **options)
-    for warning in caught:
-        print(f"note: {warning.message}", file=sys.stderr)
-    return chosen, table
-
-
 def run(line: CommandLine) -> None:
     """Convert, as the command line does."""
     dst = Path(line.dst)
     chosen = format_for_writing(dst) if line.to is None else formats.find_format(line.to)
     check_destination(Path(line.src), dst, is_directory=chosen.is_directory, force=line.force)
     started = time.perf_counter()
-    name, table = read_source(
+    name, table = read_table(
         line.src,
+        "src",
         line.from_,
         limit=line.limit,
         errors=line.errors,
@@ -122,7 +99,7 @@ def run(line: CommandLine) -> None:
         vectors = limit_norms(vectors, line.max_norm)
     is_new = not dst.exists()
     try:
-        with _bar("writing", " words") as progress:
+        with progress_bar("writing", " words") as progress:
             formats.save_vectors(dst, words, vectors, counts, chosen.name, threads=line.threads, progress=progress)
     except BaseException:
         if is_new and chosen.is_directory:
@@ -130,23 +107,15 @@ def run(line: CommandLine) -> None:
                 dst.rmdir()  # nothing came of it
         raise
     written = time.perf_counter()
+    if line.as_json:
+        shape = {"words": len(words), "dim": vectors.shape[1], "read_seconds": read - started}
+        files = {"src": line.src, "from": name, "dst": str(dst), "to": chosen.name}
+        print(json_text({**files, **shape, "write_seconds": written - read}))
+        return
     print(
         f"{len(words):,} words x {vectors.shape[1]}: {name} {line.src} ({read - started:.2f} s) "
         f"-> {chosen.name} {dst} ({written - read:.2f} s)"
     )
-
-
-def report_errors(action: Callable[[], object]) -> int:
-    """Run a command; print what went wrong. The exit status: 0, 2 for bad input, 130 when interrupted."""
-    try:
-        action()
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m w2v_ext.convert",
         description=DESCRIPTION,
     )
-    return report_errors(lambda: run(line))
+    return run_command(lambda: run(line))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,9 @@ from typing import Any
 
 import tyro
 
+from .command_line import read_vectors, run_command
 from .groups import Clusters, Outliers, evaluate_clusters, evaluate_outliers, read_groups, read_outliers
+from .json_values import json_text
 from .judgments import Section, WordAnalogies, WordPairs, evaluate_word_analogies, evaluate_word_pairs
 from .keyedvectors import KeyedVectors
 
@@ -32,7 +33,8 @@ __all__ = [
 
 DESCRIPTION = """Judge word vectors: similar pairs (Pearson, Spearman), analogies, clusters, outliers.
 
-VECTORS is a model directory or a file in the word2vec format. Figures follow gensim's definitions."""
+VECTORS are a model directory, or a file or directory in any format that w2v_ext.convert reads.
+Figures follow gensim's definitions."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class EvaluateConfig:
     """What to judge by."""
 
     vectors: tyro.conf.Positional[str]
-    """Model directory, or vectors in the word2vec text or binary (.bin) format."""
+    """Model directory, or vectors in any format."""
     pairs: tuple[str, ...] = ()
     """Files of word pairs with people's scores: word, tab, word, tab, number."""
     analogies: tuple[str, ...] = ()
@@ -163,32 +165,21 @@ def table(report: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status: 0, or 2 for bad input."""
+    """The command; gives its exit status: 0, 2 for bad input, 130 when interrupted."""
     config = tyro.cli(
         tyro.conf.FlagCreatePairsOff[EvaluateConfig],
         args=arguments,
         prog="python -m w2v_ext.evaluate",
         description=DESCRIPTION,
     )
-    try:
-        if not (config.pairs or config.analogies or config.groups or config.outliers):
-            raise ValueError("expected something to judge by: --pairs, --analogies, --groups or --outliers")
-        report = evaluate(KeyedVectors.load(config.vectors), config)
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    # NaN is not JSON: a coefficient that does not exist is null.
-    text = json.dumps(_without_nan(report), ensure_ascii=False, indent=1) if config.json else "\n".join(table(report))
-    print(text)
-    return 0
+    return run_command(lambda: _print_figures(config))
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+def _print_figures(config: EvaluateConfig) -> None:
+    if not (config.pairs or config.analogies or config.groups or config.outliers):
+        raise ValueError("expected something to judge by: --pairs, --analogies, --groups or --outliers")
+    report = evaluate(read_vectors(config.vectors, "vectors"), config)
+    print(json_text(report, indent=1) if config.json else "\n".join(table(report)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import formats, model_files
+from . import model_files
 from .comparisons import Comparisons
 from .queries import Key, unit
 
@@ -106,20 +106,21 @@ class KeyedVectors(Comparisons):
     # ---- files ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, path: PathLike) -> KeyedVectors:
-        """Load the word vectors (`in_weight`) of a model directory, or a file in the word2vec format.
+    def load(cls, path: PathLike, format: str | None = None, **options: Any) -> KeyedVectors:
+        """Load a model directory, or a file or directory in any other of the formats that `formats` reads.
 
-        A file is taken for the binary format if its name ends in `.bin` or `.bin.gz`.
+        Args:
+            path: the file or directory.
+            format: a name of `formats.FORMATS`; None tells it by what is in the file.
+            options: of `formats.load_vectors`: `limit`, `errors`, `encoding`, `bad_rows`, `threads`, `progress`.
 
         Raises:
-            FormatError: a file is missing or damaged.
+            FormatError: a file is missing in the directory, or damaged; the message says where.
+            OSError: the file cannot be read.
         """
-        path = Path(path)
-        if path.is_file():
-            return cls.load_word2vec_format(path, binary=path.name.endswith((".bin", ".bin.gz")))
-        model = model_files.load_model(path)
-        counts = None if model.config.get("counts") is False else model.counts
-        return cls(model.words, model.in_weight.float().numpy(), counts)
+        from . import formats
+
+        return cls(*formats.load_vectors(path, format, **options))
 
     def save(self, directory: PathLike) -> None:
         """Save words, vectors and counts as a model directory, which `load` reads; other attributes stay behind.
@@ -140,8 +141,8 @@ class KeyedVectors(Comparisons):
     def load_word2vec_format(
         cls,
         fname: PathLike,
+        fvocab: PathLike | None = None,
         binary: bool = False,
-        *,
         encoding: str = "utf8",
         unicode_errors: str = "strict",
         limit: int | None = None,
@@ -150,11 +151,16 @@ class KeyedVectors(Comparisons):
     ) -> KeyedVectors:
         """Load a file in the word2vec text or binary format; see `formats.load_word2vec_format`.
 
-        `no_header=True` reads GloVe's text. Numbers are read as `datatype` and kept as float32.
+        `fvocab` is a file of words and their counts, one a line; words that it lacks have count 0. `no_header=True`
+        reads GloVe's text. Numbers are read as `datatype` and kept as float32.
 
         Raises:
-            FormatError: the file is damaged; the message says where.
+            FormatError: a file is damaged; the message says where.
+            OSError: a file cannot be read.
         """
+        from . import formats
+
+        counts = None if fvocab is None else formats.read_counts(fvocab, encoding, unicode_errors)
         words, vectors = formats.load_word2vec_format(
             fname,
             binary=binary,
@@ -164,16 +170,44 @@ class KeyedVectors(Comparisons):
             encoding=encoding,
             no_header=no_header,
         )
-        return cls(words, vectors)
+        return cls(words, vectors, None if counts is None else [counts.get(word, 0) for word in words])
 
-    def save_word2vec_format(self, fname: PathLike, binary: bool = False) -> None:
+    def save_word2vec_format(
+        self,
+        fname: PathLike,
+        fvocab: PathLike | None = None,
+        binary: bool = False,
+        *,
+        write_header: bool = True,
+        prefix: str = "",
+        sort_attr: str = "count",
+    ) -> None:
         """Save in the word2vec text or binary format, most frequent words first where counts are known.
 
+        Args:
+            fname: the file to write; `.gz`, `.xz` or `.zst` at the end compresses it.
+            fvocab: write words and their counts here, one a line.
+            binary: the binary format instead of the text one.
+            write_header: False leaves out the first line of the text format, as GloVe does.
+            prefix: put before each word.
+            sort_attr: the attribute, by falling value of which the words are sorted, where it is there.
+
         Raises:
-            ValueError: a word contains white space, or a value is not finite.
-            OSError: the file cannot be written.
+            ValueError: a word contains white space, a value is not finite, or `fvocab` without counts.
+            OSError: a file cannot be written.
         """
-        formats.save_word2vec_format(Path(fname), self.index_to_key, self.vectors, self.counts, binary)
+        from . import formats
+
+        if fvocab is not None and sort_attr not in self.expandos:
+            raise ValueError(f"fvocab: expected the words to have the attribute {sort_attr!r}")
+        order = np.arange(len(self))
+        if sort_attr in self.expandos:
+            order = np.argsort(-self.expandos[sort_attr], kind="stable")
+        words = [f"{prefix}{self.index_to_key[row]}" for row in order.tolist()]
+        vectors = self._vectors if (np.diff(order) == 1).all() else self._vectors[order]
+        formats.save_word2vec_format(Path(fname), words, vectors, binary=binary, header=write_header)
+        if fvocab is not None:
+            formats.write_counts(fvocab, words, self.expandos[sort_attr][order])
 
     # ---- looking up ----------------------------------------------------------------------------------------------
 

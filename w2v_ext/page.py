@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from . import geometry
 from .files import write_files
 from .keyedvectors import KeyedVectors
 from .palette import PALETTE
@@ -77,10 +76,10 @@ def write_map_page(
     spread = float(np.abs(flat.points - flat.points.mean(axis=0)).max()) or 1.0
     points = (flat.points - flat.points.mean(axis=0)) / spread * 1000
     place = {int(row): index for index, row in enumerate(rows)}
-    near_rows, near_cosines = geometry.nearest_rows(vectors.vectors, rows, shown_neighbors)
+    near_rows, near_cosines = vectors.nearest_rows(vectors.vectors[rows], shown_neighbors, exclude=rows[:, None])
     key = vectors.index_to_key
     near = [
-        [[place.get(row, key[row]), round(cosine, 3)] for row, cosine in zip(line, cosines, strict=True)]
+        [[place.get(row, key[row]), round(cosine, 3)] for row, cosine in zip(line, cosines, strict=True) if row >= 0]
         for line, cosines in zip(near_rows.tolist(), near_cosines.tolist(), strict=True)
     ]
     data = {

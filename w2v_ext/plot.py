@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from .keyedvectors import KeyedVectors
+from .command_line import read_vectors, run_command
 from .monitor import load_history
 from .themes import parse_themes, split_words
 
@@ -27,7 +24,7 @@ class Map:
     """Words on a plane, by PCA, t-SNE or UMAP; a page to zoom and search in where --out ends in .html."""
 
     model: Model
-    """Model directory, or a file in word2vec's format (.bin: binary, otherwise text)."""
+    """Model directory, or vectors in any format."""
     out: tuple[str, ...] = ("map.png",)
     """Files to write: .png, .svg, .pdf, .html."""
     method: Literal["pca", "tsne", "umap"] = "tsne"
@@ -92,20 +89,6 @@ class Neighbors:
     """Font file for the words."""
 
 
-def load_vectors(path: str) -> KeyedVectors:
-    """Load a model directory, or a file in word2vec's format.
-
-    Raises:
-        FileNotFoundError: there is no such path.
-        FormatError: it is damaged.
-    """
-    if Path(path).is_dir():
-        return KeyedVectors.load(path)
-    if not Path(path).exists():
-        raise FileNotFoundError(f"model: no such file or directory: {path}")
-    return KeyedVectors.load_word2vec_format(path, binary=path.endswith(".bin"))
-
-
 def draw_map(options: Map) -> None:
     """Write a map's pictures and pages."""
     from .page import write_map_page
@@ -113,7 +96,7 @@ def draw_map(options: Map) -> None:
 
     pages = [path for path in options.out if path.endswith(".html")]
     pictures = check_outputs([path for path in options.out if path not in pages])
-    vectors = load_vectors(options.model)
+    vectors = read_vectors(options.model, "model")
     common = {
         "method": options.method,
         "words": split_words(options.words),
@@ -155,30 +138,17 @@ def run(options: Map | Loss | Neighbors) -> None:
         plot_neighbors(history, out, words=words, ranks=options.ranks, title=options.title, font=options.font)
     for path in options.out:
         print(f"wrote {path}")
-    sys.stdout.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status: 0, or 2 for bad input."""
+    """The command; gives its exit status: 0, 2 for bad input, 130 when interrupted."""
     commands = (
         Annotated[Map, tyro.conf.subcommand("map")]
         | Annotated[Loss, tyro.conf.subcommand("loss")]
         | Annotated[Neighbors, tyro.conf.subcommand("neighbors")]
     )
-    try:
-        options = tyro.cli(commands, args=arguments, prog="python -m w2v_ext.plot", description=DESCRIPTION)
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
-            run(options)
-    except BrokenPipeError:  # whoever read the lines has seen enough; the files are written
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    return 0
+    options = tyro.cli(commands, args=arguments, prog="python -m w2v_ext.plot", description=DESCRIPTION)
+    return run_command(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .files import write_files
+from .json_values import json_text, json_values
 
 
 @dataclass(frozen=True)
@@ -159,11 +158,11 @@ class QualityReport:
         values = dataclasses.asdict(self)
         if values["frequency"] is not None:
             del values["frequency"]["sample"]
-        return _plain(values)
+        return json_values(values)
 
     def to_json(self) -> str:
         """Return the report as indented JSON."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        return json_text(self.to_dict(), indent=2)
 
     def to_text(self) -> str:
         """Return the report as lines for a terminal."""
@@ -189,11 +188,3 @@ class QualityReport:
         """Write `to_html` to a file, which appears whole or not at all."""
         page = self.to_html(title)
         write_files({Path(path): lambda target: target.write_text(page, encoding="utf-8")})
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -18,8 +18,10 @@ import tyro
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
+from .command_line import read_vectors, run_command
 from .documents import DocumentOptions, batches, finish, means, move_into_place, tokenise, write_index
 from .files import FormatError
+from .json_values import json_text
 from .keyedvectors import KeyedVectors
 from .nearest import nearest
 from .vocab import Vocabulary
@@ -169,11 +171,13 @@ class IndexCommand(DocumentOptions):
     """Read documents and write their index."""
 
     vectors: str = tyro.MISSING
-    """Model directory, or vectors in the word2vec text or binary (.bin) format."""
+    """Model directory, or vectors in any format."""
     documents: tuple[str, ...] = tyro.MISSING
     """Files (plain, .gz, .xz, .zst), directories or - (standard input)."""
     out: str = tyro.MISSING
     """Where the index goes, a directory."""
+    json: bool = False
+    """Report as JSON."""
 
 
 @dataclass(frozen=True)
@@ -194,9 +198,13 @@ class QueryCommand:
 
 def _run_index(command: IndexCommand) -> None:
     options = DocumentOptions(**{name: getattr(command, name) for name in DocumentOptions.__dataclass_fields__})
+    vectors = read_vectors(command.vectors, "vectors")
     with tqdm(unit=" documents", unit_scale=True, disable=None) as bar:
-        vectors = KeyedVectors.load(command.vectors)
         index = build_index(command.documents, vectors, command.out, options, progress=bar.update)
+    if command.json:
+        figures = {"documents": len(index), "dim": index.vectors.shape[1], "weighting": options.weighting}
+        print(json_text({"index": command.out, **figures}))
+        return
     print(f"{len(index):,} documents, {options.weighting}, dim {index.vectors.shape[1]}; saved to {command.out}")
 
 
@@ -216,19 +224,14 @@ def _run_query(command: QueryCommand) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status: 0, or 2 for bad input."""
-    try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            {"index": IndexCommand, "query": QueryCommand},
-            args=arguments,
-            prog="python -m w2v_ext.search",
-            description="Search documents by meaning: weighted means of word vectors.",
-        )
-        (_run_index if isinstance(command, IndexCommand) else _run_query)(command)
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """The command; gives its exit status: 0, 2 for bad input, 130 when interrupted."""
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"index": IndexCommand, "query": QueryCommand},
+        args=arguments,
+        prog="python -m w2v_ext.search",
+        description="Search documents by meaning: weighted means of word vectors.",
+    )
+    return run_command(lambda: (_run_index if isinstance(command, IndexCommand) else _run_query)(command))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from any of them to any other.
 """
 
 from .collect import ReadOptions
+from .counts import read_counts, write_counts
 from .fasttext import FastTextModel, load_fasttext_bin
 from .registry import FORMATS, Format, find_format, format_for_writing, load_vectors, save_vectors, sniff
 from .rows import load_word2vec_format
@@ -27,7 +28,9 @@ __all__ = [
     "load_fasttext_bin",
     "load_vectors",
     "load_word2vec_format",
+    "read_counts",
     "save_vectors",
     "save_word2vec_format",
     "sniff",
+    "write_counts",
 ]
