@@ -129,8 +129,8 @@ def test_words_that_only_some_formats_hold(tmp_path, name, word):
     [
         (b"\x80\x04\x95abc", "a Python pickle or PyTorch file, which is never opened"),
         (b"PK\x03\x04 ...", "a Python pickle or PyTorch file, which is never opened"),
+        (b"", "the file is empty"),
         (b"once upon a time\n", "in none of the formats that w2v_ext reads; it begins with 'once upon a time"),
-        (b"", "in none of the formats"),
     ],
 )
 def test_unknown_files(tmp_path, data, message):

@@ -371,7 +371,7 @@ def test_command_draws_a_trained_model(tmp_path, monkeypatch, capsys):
     "arguments, message",
     [
         (["map", "absent"], "model: no such file or directory: absent"),
-        (["map", "absent", "--out", "m.jpeg"], "expected a file name that ends in .png, .svg or .pdf, got 'm.jpeg'"),
+        (["map", "absent", "--out", "m.jpeg"], "expected a file name that ends in .png, .svg, .html or .pdf, got"),
         (["loss", "absent"], "history.json: no such file"),
         (["loss", "absent", "--out"], "out: expected at least one file, got none"),
     ],

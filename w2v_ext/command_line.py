@@ -79,6 +79,13 @@ def run_command(action: Callable[[], object]) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_plain(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _plain(error: BaseException) -> str:
+    """The message of an error; of the system's, without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{os.fspath(error.filename)}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -41,7 +41,7 @@ Figures follow gensim's definitions."""
 class EvaluateConfig:
     """What to judge by."""
 
-    vectors: tyro.conf.Positional[str]
+    vectors: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="VECTORS")]]
     """Model directory, or vectors in any format."""
     pairs: tuple[str, ...] = ()
     """Files of word pairs with people's scores: word, tab, word, tab, number."""

@@ -149,7 +149,7 @@ def load_history(directory: str | os.PathLike[str]) -> dict[str, list[dict[str, 
     path = Path(directory) / HISTORY
     try:
         history = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{path}: no such file; it is written by python -m w2v_ext.train, and vectors from elsewhere have none"
         ) from error

@@ -95,7 +95,7 @@ def draw_map(options: Map) -> None:
     from .plots import check_outputs, plot_map
 
     pages = [path for path in options.out if path.endswith(".html")]
-    pictures = check_outputs([path for path in options.out if path not in pages])
+    pictures = check_outputs([path for path in options.out if path not in pages], more=", .html")
     vectors = read_vectors(options.model, "model")
     common = {
         "method": options.method,

@@ -72,15 +72,15 @@ def drawing(families: Sequence[str] = (BASE,)) -> Iterator[None]:
         yield
 
 
-def check_outputs(paths: Sequence[PathLike]) -> list[Path]:
+def check_outputs(paths: Sequence[PathLike], more: str = "") -> list[Path]:
     """Return the paths a figure is saved to.
 
     Raises:
-        ValueError: a suffix other than .png, .svg and .pdf.
+        ValueError: a suffix other than .png, .svg and .pdf; `more` names what else the caller takes.
     """
     for path in map(Path, paths):
         if path.suffix.lower().lstrip(".") not in FORMATS:
-            raise ValueError(f"out: expected a file name that ends in .png, .svg or .pdf, got {str(path)!r}")
+            raise ValueError(f"out: expected a file name that ends in .png, .svg{more} or .pdf, got {str(path)!r}")
     return list(map(Path, paths))
 
 

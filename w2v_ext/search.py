@@ -93,6 +93,8 @@ class DocumentIndex:
             FormatError: a file is missing or damaged; the message names it.
         """
         path = Path(directory)
+        if not (path / "index.json").is_file():
+            raise FormatError(f"{path}: no index.json: not an index, as python -m w2v_ext.search index makes it")
         try:
             meta = json.loads((path / "index.json").read_bytes())
             vocabulary = Vocabulary.load(path / "vocab.tsv")
@@ -184,9 +186,9 @@ class IndexCommand(DocumentOptions):
 class QueryCommand:
     """Find the documents nearest to a query."""
 
-    index: tyro.conf.Positional[str]
+    index: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="INDEX")]]
     """The index, a directory."""
-    query: tyro.conf.Positional[tuple[str, ...]]
+    query: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="QUERY ...")]]
     """Texts to search for; - reads them from standard input, one a line."""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 5
     """How many documents for each."""
@@ -209,6 +211,8 @@ def _run_index(command: IndexCommand) -> None:
 
 
 def _run_query(command: QueryCommand) -> None:
+    if not command.query:
+        raise ValueError("query: expected at least one text, or - to read texts from standard input")
     index = DocumentIndex(command.index)
     queries: list[str] = []
     for item in command.query:
@@ -230,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=arguments,
         prog="python -m w2v_ext.search",
         description="Search documents by meaning: weighted means of word vectors.",
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
     return run_command(lambda: (_run_index if isinstance(command, IndexCommand) else _run_query)(command))
 

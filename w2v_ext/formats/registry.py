@@ -201,6 +201,8 @@ def sniff(path: PathLike) -> Format:
 
 
 def _sniff_bytes(path: Path, data: bytes) -> Format:
+    if not data:
+        raise FormatError(f"{path}: the file is empty")
     if data.startswith(fasttext.MAGIC):
         return FORMATS["fasttext-bin"]
     if data.startswith(b"\x80") and data[1:2] in b"\x02\x03\x04\x05" or data.startswith(b"PK\x03\x04"):
