@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "README.md"})  # the list of the others
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -68,6 +68,14 @@ def test_page(page, tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.chdir(folder)
     assert run_page(page, folder) > 0
+
+
+def test_links_lead_somewhere_and_every_page_is_listed():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+    listed = set(re.findall(r"\(([a-z]+\.md)\)", (ROOT / "docs" / "README.md").read_text(encoding="utf-8")))
+    assert listed == {page.name for page in PAGES}
 
 
 def test_pages_that_do_not_do_what_they_say(tmp_path, monkeypatch):
