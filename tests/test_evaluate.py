@@ -145,7 +145,6 @@ def test_real_sets_as_gensim(imdb_vectors):
     assert ours.evaluate_word_pairs(pairs[0])[1].statistic > 0.1  # it has learnt something
 
 
-@pytest.mark.slow
 def test_all_analogies_as_gensim(imdb_vectors):
     kv, folder = imdb_vectors
     ours, theirs = both(kv.index_to_key, kv.vectors)

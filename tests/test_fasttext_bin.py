@@ -141,3 +141,24 @@ def test_fasttext_words_that_are_not_utf8(tmp_path):
         table = load_vectors(tmp_path / "v", bad_rows="skip")
     assert table.words == ["a"] and len(table.vectors) == len(table.counts) == 1
     assert load_vectors(tmp_path / "v", errors="replace").words == ["a", "\ufffd"]
+
+
+def test_models_that_gensim_writes(tmp_path):
+    """Where fastText itself is not installed, this is what holds subwords and hashing to an independent program."""
+    gensim = pytest.importorskip("gensim.models.fasttext", reason="compares with gensim where it is installed")
+    rng = np.random.default_rng(0)
+    words = np.array([f"w{i}ord" for i in range(40)] + ["naïve", "词语", "x", "a-b"])
+    text = [list(rng.choice(words, 8)) for _ in range(100)]
+    theirs = gensim.FastText(
+        text, vector_size=9, bucket=200, min_n=2, max_n=4, min_count=1, epochs=1, seed=1, workers=1
+    )
+    gensim.save_facebook_model(theirs, str(tmp_path / "v.bin"))
+    table, model = load_vectors(tmp_path / "v.bin"), formats.load_fasttext_bin(tmp_path / "v.bin")
+    assert set(table.words) == set(words) and sorted(table.words) == sorted(theirs.wv.index_to_key)
+    for word in [*table.words, "unseen", "naïveté", "词", "w1ords"]:
+        np.testing.assert_allclose(model.vector(word), theirs.wv[word], rtol=1e-4, atol=1e-7, err_msg=word)
+    for word, vector in zip(table.words, table.vectors, strict=True):
+        np.testing.assert_allclose(vector, theirs.wv[word], rtol=1e-4, atol=1e-7, err_msg=word)
+    assert dict(zip(table.words, table.counts.tolist(), strict=True)) == {
+        word: theirs.wv.get_vecattr(word, "count") for word in table.words
+    }

@@ -34,7 +34,7 @@ def page_path(vectors, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra browser)")
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra test)")
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
     if program is None:
         pytest.skip("needs Chromium on the PATH (apt install chromium)")
