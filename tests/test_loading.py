@@ -1,7 +1,9 @@
 """One loader for every format, gensim's arguments for word2vec files, and what `import w2v_ext` brings."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,3 +143,48 @@ def test_import_brings_no_heavy_packages():
     heavy = {"matplotlib", "sklearn", "umap", "tensorboard", "tyro", "usearch", "ot", "gensim", "jieba"}
     assert not heavy & set(loaded)
     assert "w2v_ext.keyedvectors" in loaded and "w2v_ext.formats" not in loaded and "w2v_ext.plots" not in loaded
+
+
+def imported(name):
+    """The modules of the package that a module imports, at the top or within functions, but for TYPE_CHECKING."""
+    root = Path(w2v_ext.__file__).parent
+    path = root.joinpath(*name.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not path.exists():
+        return set()  # compiled
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and id(node) not in skipped:
+            base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
+            found |= {".".join(base)} if node.module else {".".join([*base, alias.name]) for alias in node.names}
+    return found
+
+
+def reached(name):
+    seen, ahead = set(), {name}
+    while ahead:
+        seen |= ahead
+        ahead = set().union(*map(imported, ahead)) - seen
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("name", "forbidden"),
+    [
+        ("ops", {"corpus", "vocab", "sources", "_text", "keyedvectors", "trainer"}),
+        ("corpus", {"models", "ops", "trainer", "keyedvectors", "formats"}),
+        ("keyedvectors", {"trainer", "train", "models", "ops", "monitor"}),
+        ("formats", {"trainer", "train", "models", "ops"}),
+    ],
+)
+def test_arrows_point_one_way(name, forbidden):
+    assert len(reached(name)) > 1
+    assert not reached(name) & forbidden

@@ -112,7 +112,7 @@ def draw_map(options: Map) -> None:
     }
     asked = {w for words in common["themes"].values() for w in words} | set(common["words"]) | set(common["around"])
     absent = sorted(word for word in asked if word not in vectors)
-    if absent:
+    if 0 < len(absent) < len(asked):  # where none is known, the error says so
         more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
         print(f"note: not in the vocabulary: {', '.join(absent[:10])}{more}", file=sys.stderr)
     if pictures:
