@@ -63,7 +63,7 @@ def files(directory):
 def test_model_directory(text, tmp_path, capsys):
     out = tmp_path / "model"
     assert run("--corpus", text, "--out", out, *SMALL, "--probe", "w1,absent") == 0
-    assert files(out) == ["config.json", "metrics.json", "model.safetensors", "vocab.tsv"]
+    assert files(out) == ["config.json", "history.json", "metrics.json", "model.safetensors", "vocab.tsv"]
     weights = tensors(out)
     assert weights["in_weight"].shape == weights["out_weight"].shape == (50, 16)
     words = [line.split("\t") for line in (out / "vocab.tsv").read_text().splitlines()]

@@ -1,5 +1,7 @@
 """KeyedVectors: tables computed by hand, the corners, and gensim's answers where gensim is installed."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +151,8 @@ def test_similarities_by_hand(kv):
     # means: (3, 0) and (1.5, 3), not brought to length 1 first
     assert kv.n_similarity(["east", "far_east"], ["steep", "north"]) == pytest.approx(1.5 / np.hypot(1.5, 3))
     assert kv.n_similarity("east", ["flat"]) == pytest.approx(0.8)
+    assert kv.n_similarity(["east", "x"], ["flat"]) == pytest.approx(0.8)  # unknown words are passed over
+    assert kv.n_similarity(["east"], ["x"]) == 0
     assert kv.doesnt_match(["east", "far_east", "flat", "west"]) == "west"
     assert kv.doesnt_match(["east", "unknown", "far_east", "north"]) == "north"
     assert isinstance(kv.similarity("east", "flat"), float)
@@ -162,7 +166,6 @@ def test_similarities_by_hand(kv):
         (lambda kv: kv[7], KeyError, "Key '7' not present"),
         (lambda kv: kv[-1], KeyError, "Key '-1' not present"),
         (lambda kv: kv.similarity("east", "x"), KeyError, "Key 'x' not present"),
-        (lambda kv: kv.n_similarity(["east"], ["x"]), KeyError, "Key 'x' not present"),
         (lambda kv: kv.most_similar("x"), KeyError, "positive: Key 'x' not present"),
         (lambda kv: kv.most_similar("east", ["west", "x"]), KeyError, "negative: Key 'x' not present"),
         (lambda kv: kv.most_similar(), ValueError, "positive, negative: expected at least one word or vector"),
@@ -192,7 +195,10 @@ def test_load_a_model(tmp_path):
     kv = KeyedVectors.load(tmp_path)
     assert kv.index_to_key == ["b", "a"] and kv.counts.tolist() == [7, 3]
     assert kv.vectors.dtype == np.float32 and kv.vectors.tolist() == [[1, 2], [3, 4]]
+    (tmp_path / "model.safetensors").unlink()
     with pytest.raises(FormatError, match="model.safetensors: no such file"):
+        KeyedVectors.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="none"):
         KeyedVectors.load(tmp_path / "none")
 
 
@@ -272,3 +278,135 @@ def test_the_rest_as_gensim(both):
     theirs.fill_norms()
     assert ours.norms == pytest.approx(theirs.norms, rel=1e-6)
     assert (ours[["w1", "w2"]] == theirs[["w1", "w2"]]).all()
+
+
+# ---- changing, attributes, files ---------------------------------------------------------------------------------
+
+
+def test_new_vectors_forget_old_norms(kv):
+    assert kv.norms[0] == 1
+    kv.vectors = kv.vectors * 2
+    assert kv.norms[0] == 2
+    kv.add_vectors(["more"], [[0, 7]])
+    assert kv.norms.tolist() == [2, 10, 10, 20, 4, 6, 0, 7]
+    kv.unit_normalize_all()
+    assert kv.norms.tolist() == [1, 1, 1, 1, 1, 1, 0, 1]
+    assert kv["flat"] == pytest.approx([0.8, 0.6])
+
+
+def test_adding_leaves_the_callers_array_alone():
+    array = np.eye(2, dtype=np.float32)
+    kv = KeyedVectors(["a", "b"], array)
+    kv["a"] = np.array([5.0, 5.0])
+    assert array.tolist() == [[1, 0], [0, 1]] and kv["a"].tolist() == [5, 5]
+    array.flags.writeable = False
+    other = KeyedVectors(["a", "b"], array)
+    other.unit_normalize_all()
+    assert kv.add_vector("c", [1, 2]) == 2 and kv.add_vector("a", [1, 2]) == 0
+
+
+def test_attributes(kv):
+    assert kv.counts is None
+    kv.set_vecattr("flat", "count", 3)
+    assert kv.counts.tolist() == [0, 0, 0, 3, 0, 0, 0]
+    kv.add_vectors(["new", "west"], [[1, 1], [9, 9]], extras={"count": np.array([8, 9])})
+    assert kv.counts.tolist() == [0, 0, 0, 3, 0, 0, 0, 8] and kv["west"].tolist() == [-3, 0]
+    kv.add_vectors(["west"], [[9, 9]], extras={"count": np.array([9])}, replace=True)
+    assert kv.get_vecattr("west", "count") == 9 and kv["west"].tolist() == [9, 9]
+    kv.counts = range(8)
+    assert kv.counts.dtype == np.int64 and kv.get_vecattr("flat", "count") == 3
+    kv.sort_by_descending_frequency()
+    assert kv.index_to_key[0] == "new" and kv.counts.tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
+    assert kv.most_similar("far_east", topn=1)[0][0] == "east"
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda kv: KeyedVectors(["a"]), ValueError, "vectors: expected them with words"),
+        (lambda kv: KeyedVectors(0), ValueError, "vectors: expected .* vector_size >= 1 alone, got 0"),
+        (lambda kv: KeyedVectors(), ValueError, "vectors: expected .* got None"),
+        (lambda kv: kv.add_vectors(["a", "b"], np.ones((1, 2))), ValueError, r"weights: .* \(2, 2\), got \(1, 2\)"),
+        (lambda kv: kv.add_vectors(["a", "a"], np.ones((2, 2))), ValueError, "keys: 'a' appears twice"),
+        (lambda kv: kv.add_vectors("a", [1, 2], {"n": np.ones(2)}), ValueError, "extras: expected 1 values of 'n'"),
+        (lambda kv: kv.sort_by_descending_frequency(), ValueError, "counts: expected them for sorting, got none"),
+        (lambda kv: kv.set_vecattr("x", "n", 1), KeyError, "Key 'x' not present"),
+        (lambda kv: kv.get_vecattr("east", "n"), KeyError, "attr: there is no attribute 'n', only none at all"),
+        (lambda kv: kv.most_similar_to_given("east", []), ValueError, "keys_list: expected at least one"),
+        (lambda kv: kv.most_similar_cosmul(negative="east"), ValueError, "positive: expected at least one word"),
+        (lambda kv: kv.relative_cosine_similarity("east", "flat", 0), ValueError, "topn: .* got none with topn = 0"),
+        (lambda kv: kv.get_mean_vector(["east"], [1, 2]), ValueError, r"weights: expected shape \(1,\) .* \(2,\)"),
+        (lambda kv: kv.distances(np.ones(3)), ValueError, r"word_or_vector: expected a vector of shape \(2,\)"),
+    ],
+)
+def test_more_errors(kv, call, kind, message):
+    with pytest.raises(kind, match=message):
+        call(kv)
+
+
+def test_cosmul_by_hand(kv):
+    # (1 + cos) / 2 with east over (1 + cos) / 2 with steep
+    expected = {"far_east": 1 / 0.8, "flat": 0.9 / 0.98, "north": 0.5 / 0.9, "west": 0, "nowhere": 0.5 / 0.5}
+    got = dict(kv.most_similar_cosmul("east", "steep"))
+    assert list(got) == sorted(expected, key=expected.get, reverse=True)
+    assert got == pytest.approx(expected, abs=1e-5)
+    assert kv.most_similar_cosmul("east", topn=0) == []
+    assert list(dict(kv.most_similar_cosmul("east", restrict_vocab=3))) == ["far_east", "steep"]
+    assert kv.most_similar_cosmul(0, 2) == kv.most_similar_cosmul("east", "steep")
+    # against the opposite the divisor is 1e-6, where float32 knows little
+    assert kv.most_similar_cosmul("east", "west", topn=1)[0] == ("far_east", pytest.approx(1e6, rel=1e-3))
+
+
+def test_zero_and_nan_rows_in_comparisons(kv):
+    assert kv.distances("nowhere").tolist() == [1] * 7
+    assert kv.closer_than("east", "north") == ["far_east", "steep", "flat"]
+    assert kv.rank("east", "west") == 6
+    kv.vectors[5] = np.nan
+    kv.fill_norms(force=True)
+    assert "west" not in dict(kv.most_similar("east", topn=10)) | dict(kv.most_similar_cosmul("east", topn=10))
+    assert kv.closer_than("east", "north") == ["far_east", "steep", "flat"]
+
+
+def test_save_and_load(tmp_path, kv):
+    kv.save(tmp_path / "plain")
+    again = KeyedVectors.load(tmp_path / "plain")
+    assert again.index_to_key == kv.index_to_key and again.counts is None
+    assert again.vectors.tobytes() == kv.vectors.tobytes()
+    kv.counts = np.arange(7)
+    kv.set_vecattr("east", "colour", "red")
+    with pytest.warns(UserWarning, match="attributes are not saved: colour"):
+        kv.save(tmp_path / "counted")
+    assert KeyedVectors.load(tmp_path / "counted").counts.tolist() == list(range(7))
+    kv.save_word2vec_format(tmp_path / "v.bin", binary=True)
+    kv.save_word2vec_format(tmp_path / "v.txt")
+    for name in ("v.bin", "v.txt"):
+        assert KeyedVectors.load(tmp_path / name)["flat"].tolist() == [8, 6]
+    kv.add_vectors([7_000], [[1, 1]])
+    with pytest.raises(ValueError, match="words: expected strings to save, got 7000"):
+        kv.save(tmp_path / "numbers")
+
+
+def test_wmdistance_without_pot(kv, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ot", None)
+    with pytest.raises(ImportError, match=r"pip install 'w2v_ext\[wmd\]'"):
+        kv.wmdistance(["east"], ["west"])
+
+
+def test_words_without_rows():
+    class Guessing(KeyedVectors):
+        """Has a vector for every word, as a model with subwords would."""
+
+        def __contains__(self, key):
+            return True
+
+        def get_vector(self, key, norm=False):
+            if key in self.key_to_index:
+                return super().get_vector(key, norm)
+            return np.float32([1, 0])
+
+    kv = Guessing(["a", "b"], [[1, 1], [1, 0]], [5, 3])
+    assert kv.most_similar("unseen", topn=1) == [("b", 1.0)]
+    assert kv.similarity("unseen", "b") == 1
+    everything = kv.vectors_for_all(["unseen", "a"], copy_vecattrs=True)
+    assert everything.index_to_key == ["unseen", "a"] and everything.counts.tolist() == [0, 5]
+    assert kv.vectors_for_all(["unseen", "a"], allow_inference=False).index_to_key == ["a"]

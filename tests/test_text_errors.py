@@ -314,7 +314,8 @@ def test_interrupt_stops_promptly_and_cleans_up(tmp_path, cache):
     with open(tmp_path / "t", "wb") as file:
         file.truncate(40 << 30)  # a hole of 40 GB: NULs without a space, dropped as one token
     code = (
-        "import sys; from w2v_ext.corpus import CorpusOptions, prepare_corpus\n"
+        "import signal, sys; from w2v_ext.corpus import CorpusOptions, prepare_corpus\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background begins without\n"
         "prepare_corpus(sys.argv[1], CorpusOptions(errors='replace'), cache_dir=sys.argv[2],\n"
         "    progress=lambda done, total: print('go', flush=True) if 0 < done < 1 << 27 else None)"
     )

@@ -14,8 +14,16 @@ from typing import Any, Literal
 from .packages import import_package
 
 SETTINGS_OF_THE_MACHINE = (
-    "out", "threads", "device", "sentences_in_flight", "probe", "cache_dir", "checkpoint_minutes",
-)  # fmt: skip
+    "out",
+    "threads",
+    "device",
+    "sentences_in_flight",
+    "probe",
+    "probe_pairs",
+    "tensorboard",
+    "cache_dir",
+    "checkpoint_minutes",
+)
 """Settings that may change between a run and its resumption; all others shape the result."""
 
 
@@ -71,6 +79,10 @@ class TrainConfig:
     """Of the tables while they are trained; bfloat16, with stochastic rounding, on a GPU only."""
     probe: str = ""
     """Words, separated by commas, whose neighbours are shown after each epoch."""
+    probe_pairs: str = ""
+    """Pairs of words, king:queen,good:bad, whose similarity is recorded while training."""
+    tensorboard: str | None = None
+    """Directory to write TensorBoard's curves, neighbours and projector to."""
     cache_dir: str | None = None
     """Where encoded corpora are kept (default: $W2V_EXT_CACHE or ~/.cache/w2v_ext)."""
     checkpoint_minutes: float = 10.0
@@ -109,9 +121,15 @@ class TrainConfig:
             object.__setattr__(self, "probe", ",".join(self.probe))
         if not isinstance(self.probe, str):
             raise ValueError(f"probe: expected words separated by commas, got {self.probe!r}")
-        for name in ("out", "cache_dir"):
+        if isinstance(self.probe_pairs, (list, tuple)) and all(isinstance(pair, str) for pair in self.probe_pairs):
+            object.__setattr__(self, "probe_pairs", ",".join(self.probe_pairs))
+        if not isinstance(self.probe_pairs, str) or any(
+            len(pair) != 2 or not all(pair) for pair in self.probe_word_pairs
+        ):
+            raise ValueError(f"probe_pairs: expected pairs like king:queen,good:bad, got {self.probe_pairs!r}")
+        for name in ("out", "cache_dir", "tensorboard"):
             value = getattr(self, name)
-            if name == "cache_dir" and value is None:
+            if name != "out" and value is None:
                 continue
             if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
                 raise ValueError(f"{name}: expected a path, got {value!r}")
@@ -141,6 +159,12 @@ class TrainConfig:
     def probe_words(self) -> list[str]:
         """The probe words as a list."""
         return [word.strip() for word in self.probe.split(",") if word.strip()]
+
+    @property
+    def probe_word_pairs(self) -> list[tuple[str, ...]]:
+        """The probe pairs as tuples of two words."""
+        pairs = (pair.strip() for pair in self.probe_pairs.split(","))
+        return [tuple(word.strip() for word in pair.split(":")) for pair in pairs if pair]
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values; :meth:`from_dict` reads them back."""

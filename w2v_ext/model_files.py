@@ -1,4 +1,7 @@
-"""The model directory: ``model.safetensors``, ``vocab.tsv``, ``config.json`` and ``metrics.json``; never a pickle."""
+"""The model directory: ``model.safetensors``, ``vocab.tsv``, ``config.json``, ``metrics.json`` and ``history.json``.
+
+Never a pickle.
+"""
 
 from __future__ import annotations
 
@@ -52,12 +55,13 @@ def save_model(
     counts: Sequence[int] | np.ndarray | torch.Tensor,
     config: dict[str, Any],
     metrics: dict[str, Any] | None = None,
+    history: dict[str, Any] | None = None,
 ) -> None:
-    """Write a model directory: `model.safetensors`, `vocab.tsv`, `config.json` and, given metrics, `metrics.json`.
+    """Write a model directory: `model.safetensors`, `vocab.tsv`, `config.json` and, where given, metrics and history.
 
     All files are complete on disk before the first of them gets its real name, so a save that is interrupted or fails
-    leaves an earlier model in the directory as it was. Without `metrics`, an old `metrics.json` is removed: it would
-    speak of another model.
+    leaves an earlier model in the directory as it was. Without `metrics` or `history`, an old `metrics.json` or
+    `history.json` is removed: it would speak of another model.
 
     Args:
         directory: made when missing.
@@ -67,10 +71,11 @@ def save_model(
         counts: (V,) non-negative integers.
         config: settings, as JSON (paths become strings).
         metrics: measurements, as JSON.
+        history: the course of the training, as JSON; see `monitor.HistoryMonitor`.
 
     Raises:
         ValueError: shapes that do not match, or a word that `vocab.tsv` cannot hold.
-        TypeError: `config` or `metrics` holds what JSON cannot.
+        TypeError: `config`, `metrics` or `history` holds what JSON cannot.
         OSError: the directory cannot be made or written, naming the path.
     """
     directory = Path(directory)
@@ -91,8 +96,9 @@ def save_model(
     # One entry, as safetensors writes several in random order: the same model gives the same bytes.
     metadata = {"w2v_ext": json.dumps({"version": _VERSION, "vocab_crc32": zlib.crc32(vocab)})}
     contents = {"vocab.tsv": vocab, "config.json": _json_bytes(config)}
-    if metrics is not None:
-        contents["metrics.json"] = _json_bytes(metrics)
+    for name, value in (("metrics.json", metrics), ("history.json", history)):
+        if value is not None:
+            contents[name] = _json_bytes(value)
 
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -102,8 +108,8 @@ def save_model(
     for name, data in contents.items():
         writers[directory / name] = lambda target, data=data: target.write_bytes(data)
     write_files(writers)
-    if metrics is None:
-        (directory / "metrics.json").unlink(missing_ok=True)
+    for name in {"metrics.json", "history.json"}.difference(contents):
+        (directory / name).unlink(missing_ok=True)
 
 
 def _json_bytes(value: dict[str, Any]) -> bytes:

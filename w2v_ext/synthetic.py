@@ -240,6 +240,9 @@ queen."""
 BUILTIN_PROBES: tuple[str, ...] = ("king", "france", "tiger", "violin", "bigger")
 """Words whose neighbours are worth showing."""
 
+BUILTIN_PROBE_PAIRS: tuple[tuple[str, str], ...] = (("king", "queen"), ("tiger", "lion"), ("tiger", "violin"))
+"""Two pairs that come to lie together, and one that does not."""
+
 
 def _pick(rng: np.random.Generator, n: int, size: int) -> np.ndarray:
     """Return `size` integers in [0, n). From doubles, whose stream NumPy has never changed, unlike `integers`'."""

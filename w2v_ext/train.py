@@ -16,15 +16,16 @@ from .corpus import Corpus, CorpusOptions, prepare_corpus
 from .download import DownloadError, text8_path
 from .keyedvectors import KeyedVectors
 from .model_files import save_model
+from .monitor import HistoryMonitor, Monitor, TensorBoardMonitor
 from .packages import import_package
-from .synthetic import BUILTIN_PROBES, builtin_corpus_path
+from .synthetic import BUILTIN_PROBE_PAIRS, BUILTIN_PROBES, builtin_corpus_path
 from .trainer import CHECKPOINT, Interrupted, Trainer, TrainingError
 
 DESCRIPTION = """Train word vectors: skip-gram with negative sampling, on all cores or on a GPU.
 
-DIR receives model.safetensors, vocab.tsv, config.json and metrics.json. Without --corpus a small corpus with planted
-meaning is generated, learnt in seconds, and its nearest neighbours are shown. Settings can also stand in a YAML or JSON
-file (--config FILE); flags win over it."""
+DIR receives model.safetensors, vocab.tsv, config.json, metrics.json and history.json. Without --corpus a small corpus
+with planted meaning is generated, learnt in seconds, and its nearest neighbours are shown. Settings can also stand in a
+YAML or JSON file (--config FILE); flags win over it."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
     prepare_seconds = time.perf_counter() - started
     builtin = not config.corpus
     probes = config.probe_words or (list(BUILTIN_PROBES) if builtin else [])
+    pairs = config.probe_word_pairs or (list(BUILTIN_PROBE_PAIRS) if builtin else [])
     trainer = Trainer(corpus, config)
     report.line(
         f"corpus: {corpus.num_tokens:,} words, {len(corpus.vocab):,} distinct"
@@ -135,6 +137,9 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
         report.line(f"resumed at epoch {trainer.state.epoch + 1}, {trainer.words_done:,} words")
     elif (directory / CHECKPOINT).exists():
         report.line(f"note: {directory / CHECKPOINT} is of an unfinished run; starting anew (--resume goes on)")
+    monitors: list[Monitor] = [HistoryMonitor(trainer, probes, pairs)]
+    if config.tensorboard:
+        monitors.append(TensorBoardMonitor(trainer, config.tensorboard, probes, pairs, report=report.line))
 
     with _tqdm()(total=trainer.total_words, unit=" words", unit_scale=True, disable=None) as bar:
         bar.update(trainer.words_done)
@@ -143,6 +148,8 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
         def on_progress(t: Trainer) -> None:
             bar.set_postfix_str(f"loss {t.loss:.4f}, lr {t.lr:.3g}", refresh=False)
             bar.update(t.words_done - bar.n)
+            for monitor in monitors:
+                monitor.on_progress(t)
 
         def on_epoch(t: Trainer) -> None:
             rate = t.words_done / max(t.state.train_seconds, 1e-9) / 1e6
@@ -150,8 +157,14 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
             report.line(f"{done}  loss {t.loss:.4f}  lr {t.lr:.3g}  {rate:.2f} M words/s")
             for line in neighbours(t.keyed_vectors(), probes) if probes else []:
                 report.line(line)
+            for monitor in monitors:
+                monitor.on_epoch(t)
 
-        trainer.fit(on_progress=on_progress, on_epoch=on_epoch, checkpoint_dir=directory)
+        try:
+            trainer.fit(on_progress=on_progress, on_epoch=on_epoch, checkpoint_dir=directory)
+        finally:
+            for monitor in monitors:
+                monitor.close(trainer)
 
     metrics = {"prepare_seconds": prepare_seconds, **trainer.metrics()}
     save_model(
@@ -162,6 +175,7 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
         corpus.vocab.counts,
         config.to_dict(),
         metrics,
+        trainer.state.history,
     )
     (directory / CHECKPOINT).unlink(missing_ok=True)
     vectors = trainer.keyed_vectors()

@@ -59,6 +59,7 @@ class TrainState:
     words: int = 0  # words trained on, after subsampling
     train_seconds: float = 0.0
     losses: list[float | None] = field(default_factory=list)  # mean per pair, of each finished epoch; None: no pair
+    history: dict[str, list] = field(default_factory=dict)  # what monitor.HistoryMonitor records, if there is one
 
 
 def padded_weight(vocab_size: int, dim: int) -> Tensor:
@@ -103,6 +104,7 @@ class Trainer:
         device: where it trains, as ``config.device`` asks.
         in_weight, out_weight: (V, D) of ``config.weight_dtype`` on that device, updated in place by :meth:`fit`.
         state: how far the run is.
+        slice_loss: mean loss per pair of the slice just trained on; NaN without pairs.
 
     Example::
 
@@ -142,6 +144,7 @@ class Trainer:
             self.in_weight, self.out_weight = self._cuda.in_weight, self._cuda.out_weight
         else:
             self.out_weight = padded_weight(len(vocab), config.dim)
+        self.slice_loss = float("nan")
         self._stop = False
 
     def _start_cuda(self, hottest: float) -> CudaEpoch | None:
@@ -214,12 +217,15 @@ class Trainer:
             TrainingError: the loss is no longer finite (the last checkpoint is kept), or there was no pair to train on.
         """
         state, config = self.state, self.config
-        ids_per_slice, last_save = 1 << 18, time.monotonic()
+        most = min(max(len(self._ids) * config.epochs // 50, 1 << 16), 1 << 28)  # a short run's curves have 50 points
+        ids_per_slice, last_save = min(1 << 18, most), time.monotonic()
         with _StopOnInterrupt(self):
             while state.epoch < config.epochs:
-                end = min(state.position + ids_per_slice, len(self._ids))
+                end = state.position + ids_per_slice
+                if end + ids_per_slice // 2 > len(self._ids):
+                    end = len(self._ids)  # and no crumb after it: its loss would be noise
                 seconds = self._train_slice(end)
-                ids_per_slice = int(min(max(ids_per_slice * _SLICE_SECONDS / max(seconds, 1e-3), 1 << 14), 1 << 28))
+                ids_per_slice = int(min(max(ids_per_slice * _SLICE_SECONDS / max(seconds, 1e-3), 1 << 14), most))
                 if end == len(self._ids):
                     self._finish_epoch()
                     if on_epoch is not None:
@@ -254,6 +260,7 @@ class Trainer:
         state.epoch_loss += loss
         state.epoch_pairs += pairs
         state.words += words
+        self.slice_loss = loss / pairs if pairs else float("nan")
         if not np.isfinite(loss):
             raise TrainingError(
                 f"lr: the loss became {loss} in epoch {state.epoch + 1}; the vectors have diverged, try a learning "

@@ -8,6 +8,7 @@
 #include <climits>
 #include <cstring>
 
+#include "bind_rows.h"
 #include "builder.h"
 
 namespace py = pybind11;
@@ -118,6 +119,7 @@ PYBIND11_MODULE(_text, m) {
   m.doc() = "Tokenise, count and encode text; see w2v_ext.corpus.";
   m.attr("UNICODE_VERSION") = kUnicodeVersion;
   m.attr("MAX_TOKEN_BYTES") = TokenizerOptions().max_token_bytes;
+  bind_rows(m);
 
   static py::exception<SourceError> text_error(m, "TextError", PyExc_ValueError);
   py::register_exception_translator([](std::exception_ptr p) {
