@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..files import FormatError, write_files
 from ..model_files import load_model, save_model
@@ -18,7 +16,7 @@ from .collect import ReadOptions
 from .rows import read_text
 from .streams import Progress
 from .table import VectorTable, encode_words, first_not_finite, first_repeated
-from .tensors import as_numpy
+from .tensors import as_numpy, safetensors_module
 from .writing import write_rows
 
 _LINE_BREAKS = frozenset("\t\n\r")
@@ -112,6 +110,7 @@ def write_static_embedding(path: Path, table: VectorTable, lowercase: bool | Non
             raise ValueError(f"words: {error.object[error.start]!r} cannot be written as UTF-8") from error
         return lambda target: target.write_bytes(data)
 
+    save_file = safetensors_module("safetensors.torch").save_file
     writers = {
         path / "tokenizer.json": json_writer(_tokenizer(words, unknown, lowercase)),
         path / "modules.json": json_writer(modules),
@@ -175,7 +174,7 @@ def read_static_embedding(path: Path, options: ReadOptions) -> VectorTable:
 
 def _read_weight(path: Path) -> tuple[torch.Tensor, dict]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with safetensors_module().safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("w2v_ext", "{}"))
             names = set(file.keys())
             if names & {"mapping", "weights"}:
@@ -186,7 +185,7 @@ def _read_weight(path: Path) -> tuple[torch.Tensor, dict]:
             weight = file.get_tensor(name)
     except FormatError:
         raise
-    except (SafetensorError, OSError, ValueError) as error:
+    except (safetensors_module().SafetensorError, OSError, ValueError) as error:
         raise FormatError(f"{path}: missing or damaged: {error}") from error
     if weight.dim() != 2 or weight.shape[1] < 1 or not weight.is_floating_point():
         raise FormatError(f"{path}: {name} is {weight.dtype} of shape {tuple(weight.shape)}, expected float (V, D)")

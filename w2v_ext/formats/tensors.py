@@ -9,18 +9,23 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..files import FormatError, write_files
+from ..packages import import_package
 from .collect import ReadOptions
 from .table import PathLike, VectorTable, first_not_finite, first_repeated
 
 KIND = "vectors"
 _VERSION = 1
+
+
+def safetensors_module(name: str = "safetensors") -> ModuleType:
+    """The package, imported where it is used; ImportError naming it where it is missing."""
+    return import_package(name, "safetensors", "to read and write safetensors files")
 
 
 def pack_words(words: Sequence[str], counts: np.ndarray | None = None) -> dict[str, torch.Tensor]:
@@ -67,7 +72,13 @@ def write_tensors(path: PathLike, kind: str, tensors: dict[str, torch.Tensor], s
     about = {"kind": kind, "version": _VERSION, **(settings or {})}
     # One entry, as safetensors writes several in random order: the same vectors give the same bytes.
     metadata = {"w2v_ext": json.dumps(about, sort_keys=True)}
-    write_files({Path(path): lambda target: save_file(tensors, target, metadata=metadata)})
+    write_files(
+        {
+            Path(path): lambda target: safetensors_module("safetensors.torch").save_file(
+                tensors, target, metadata=metadata
+            )
+        }
+    )
 
 
 def read_tensors(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
@@ -79,10 +90,10 @@ def read_tensors(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """
     path.open("rb").close()  # a missing file is an OSError, not a SafetensorError
     try:
-        with safe_open(path, framework="pt") as file:
+        with safetensors_module().safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("w2v_ext", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, ValueError) as error:
+    except (safetensors_module().SafetensorError, ValueError) as error:
         raise FormatError(f"{path}: damaged or truncated: {error}") from error
     if not isinstance(about, dict) or "kind" not in about:
         raise FormatError(
@@ -100,7 +111,7 @@ def need(path: Path, tensors: dict[str, torch.Tensor], *names: str) -> None:
         raise FormatError(f"{path}: has no tensor {missing[0]}")
 
 
-def write_safetensors(path: Path, table: VectorTable) -> None:
+def writesafetensors_module(path: Path, table: VectorTable) -> None:
     """Write words, vectors and counts as one safetensors file."""
     tensors = {
         "vectors": torch.from_numpy(np.ascontiguousarray(table.vectors)),
@@ -109,7 +120,7 @@ def write_safetensors(path: Path, table: VectorTable) -> None:
     write_tensors(path, KIND, tensors)
 
 
-def read_safetensors(path: Path, options: ReadOptions) -> VectorTable:
+def readsafetensors_module(path: Path, options: ReadOptions) -> VectorTable:
     """Read what `write_safetensors` wrote.
 
     Raises:
