@@ -111,7 +111,7 @@ def need(path: Path, tensors: dict[str, torch.Tensor], *names: str) -> None:
         raise FormatError(f"{path}: has no tensor {missing[0]}")
 
 
-def writesafetensors_module(path: Path, table: VectorTable) -> None:
+def write_safetensors(path: Path, table: VectorTable) -> None:
     """Write words, vectors and counts as one safetensors file."""
     tensors = {
         "vectors": torch.from_numpy(np.ascontiguousarray(table.vectors)),
@@ -120,7 +120,7 @@ def writesafetensors_module(path: Path, table: VectorTable) -> None:
     write_tensors(path, KIND, tensors)
 
 
-def readsafetensors_module(path: Path, options: ReadOptions) -> VectorTable:
+def read_safetensors(path: Path, options: ReadOptions) -> VectorTable:
     """Read what `write_safetensors` wrote.
 
     Raises:
