@@ -38,10 +38,9 @@ def trainer() -> list[str]:
         "| | raw words/s | times gensim | WS353 | SimLex-999 | analogies |",
         "|---|---|---|---|---|---|",
     ]
-    for name in ("trainer-cpu", "trainer-cpu-1-epoch", "trainer-cpu-dim-300"):
-        if not (RESULTS / f"{name}.json").exists():
-            continue
-        report = load(name)
+    names = ("trainer-cpu", "trainer-cpu-1-epoch", "trainer-cpu-dim-300")
+    reports = [load(name) for name in names if (RESULTS / f"{name}.json").exists()]
+    for report in reports:
         settings, summary = report["settings"], report["summary"]
         epochs = f"{settings['epochs']} epoch" + "s" * (settings["epochs"] > 1)
         lines.append(f"| *dim {settings['dim']}, {epochs}, {len(report['runs']['gensim'])} seeds* | | | | | |")
@@ -50,7 +49,7 @@ def trainer() -> list[str]:
             quality = " | ".join(f"{figures[key]['mean']:.3f}" for key in ("ws353", "simlex", "analogies"))
             ratio = "1" if side == "gensim" else times(summary[f"{side} / gensim"])
             lines.append(f"| {NAMES[side]} | {millions(figures['words_per_second'])} | {ratio} | {quality} |")
-    machine = load("trainer-cpu")["machine"]
+    machine = reports[0]["machine"]
     lines += [
         "",
         f"{machine['cores']} cores of {machine['cpu']} ({machine['kernels']}), Python {machine['python']}, PyTorch "
