@@ -13,6 +13,8 @@ from ..vocab import Vocabulary
 from .encoder import EOS_ID, PAD_ID, SOS_ID
 from .tokenizers import Tokenizer
 
+_ROWS = 8  # batches hold a multiple of it: oneDNN builds kernels anew for every shape, and tensor cores like it
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -196,15 +198,18 @@ def make_batches(
         rng = np.random.default_rng(seed)
         keys = [key + rng.uniform(0, 1 + key / 8) for key in keys]  # neighbours differ from epoch to epoch
     order = np.lexsort((keys[1], keys[0]) if rng is None else (np.zeros(len(keys[0])), np.maximum(*keys)))
-    longest = np.maximum(src_lengths, tgt_lengths)[order]
-    batches, start, widest = [], 0, 0
-    for i, length in enumerate(longest):
-        widest = max(widest, int(length))
-        if i > start and (i + 1 - start) * widest > batch_tokens:
-            batches.append(order[start:i])
-            start, widest = i, int(length)
-    batches.append(order[start:])
-    batches = [batch for batch in batches if len(batch)]
+    longest = np.maximum(src_lengths, tgt_lengths)[order].tolist()
+    batches, start = [], 0
+    while start < len(longest):
+        end, widest = start, 0
+        while end < len(longest) and (end + 1 - start) * max(widest, longest[end]) <= batch_tokens:
+            widest = max(widest, longest[end])
+            end += 1
+        size = max(end - start, 1)
+        if size > _ROWS and end < len(longest):
+            size -= size % _ROWS
+        batches.append(order[start : start + size])
+        start += size
     if rng is not None:
         batches = [batches[i] for i in rng.permutation(len(batches))]
     return batches

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import AttentionName, Memory, make_attention
+from .dropout import dropout
 from .encoder import PAD_ID, EmbeddingDropout, EncoderOutput, check_sizes, check_tokens, make_embedding
 from .rnn import init_lstm_, run_lstm
 
@@ -173,13 +174,13 @@ class LSTMDecoder(nn.Module):
         if self.attention is not None:
             attended, weights = self._attend(y, memory)
         if self.upper is not None:
-            above = torch.cat([F.dropout(y, self.dropout, self.training), attended], -1)
+            above = torch.cat([dropout(y, self.dropout, self.training), attended], -1)
             y, (h2, c2) = run_lstm(self.upper, above, None, (state.h[below:].contiguous(), state.c[below:].contiguous()))
             h, c = torch.cat([h, h2]), torch.cat([c, c2])
         if self.readout is not None:
             parts = [part for part in (y, attended, context) if part is not None]
-            y = self.readout(F.dropout(torch.cat(parts, -1), self.dropout, self.training)).tanh()
-        y = F.dropout(y, self.dropout, self.training)
+            y = self.readout(dropout(torch.cat(parts, -1), self.dropout, self.training)).tanh()
+        y = dropout(y, self.dropout, self.training)
         return DecoderOutput(y, DecoderState(h, c, state.feed), weights)
 
     def _attend(self, query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:

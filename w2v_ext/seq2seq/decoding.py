@@ -129,8 +129,7 @@ def search(
         if len(alive) < len(sentences):
             memory = memory.select(torch.tensor(alive, device=device))
         sentences, histories = [sentences[i] for i in alive], [histories[i] for i in alive]
-        state = out.state._replace(feed=out.features[:, 0] if out.state.feed is not None else None)
-        state = state.select(torch.tensor(rows, device=device))
+        state = out.state.select(torch.tensor(rows, device=device))
         tokens = torch.tensor(next_tokens, device=device)
         scores = torch.tensor(next_scores, dtype=scores.dtype, device=device)
     order = lambda found: sorted(found, key=lambda h: -h.score)[: options.nbest]  # noqa: E731

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..embeddings import init_embedding_
+from .dropout import dropout
 from .rnn import LSTMState, init_lstm_, run_lstm
 
 PAD_ID, SOS_ID, EOS_ID, UNK_ID = range(4)  # the places of w2v_ext.vocab.SPECIALS
@@ -47,7 +47,7 @@ class EmbeddingDropout(nn.Module):
         if self.training and self.word_dropout:
             keep = torch.rand(tokens.shape, device=x.device) >= self.word_dropout
             x = x * keep[..., None].to(x.dtype) / (1 - self.word_dropout)
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 def make_embedding(vocab_size: int, embed_size: int, padding_idx: int) -> nn.Embedding:
@@ -132,7 +132,7 @@ class LSTMEncoder(nn.Module):
         lengths = lengths.to("cpu", torch.int64)
         outputs, state = run_lstm(self.lstm, self.embed(src), lengths)
         mask = torch.arange(src.shape[1], device=src.device) < lengths.to(src.device)[:, None]  # (B, S)
-        return EncoderOutput(F.dropout(outputs, self.dropout, self.training), state, mask)
+        return EncoderOutput(dropout(outputs, self.dropout, self.training), state, mask)
 
 
 def merge_directions(state: Tensor, num_layers: int, directions: int) -> Tensor:

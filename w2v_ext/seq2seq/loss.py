@@ -6,16 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .. import ops
 from .encoder import PAD_ID
 
-_CHUNK_NUMBERS = 1 << 23  # logits of one chunk: 32 MiB in float32
+_CHUNK_NUMBERS = 3 << 20  # logits of one chunk: 12 MiB in float32, which caches hold
+_ROUND = 64
+_CHUNK_ROWS = 128  # at least: below, the (V, F) gradient is read and written too often
 
 
 def chunk_rows(vocab_size: int) -> int:
     """Rows of logits that are held at a time, by default."""
-    return max(16, _CHUNK_NUMBERS // max(vocab_size, 1))
+    return max(_CHUNK_ROWS, _CHUNK_NUMBERS // max(vocab_size, 1) // _ROUND * _ROUND)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -34,29 +37,40 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             x, w = features.to(compute), weight.to(compute)
             vocab_size = weight.shape[0]
-            grad_x = torch.empty_like(x) if needs[0] else None
             grad_w = torch.zeros(weight.shape, dtype=total, device=weight.device) if needs[1] else None
             grad_b = torch.zeros(vocab_size, dtype=total, device=weight.device) if bias is not None and needs[2] else None
             loss = torch.zeros((), dtype=total, device=x.device)
-            for start in range(0, len(x), chunk):
+            # All chunks share these two, which are all that exists of the logits and of their gradient.
+            # Rows of zeros fill the last chunk up to a multiple of 64: oneDNN builds a kernel for every new shape (13 ms).
+            count, chunk = len(x), min(chunk, -(-len(x) // _ROUND) * _ROUND)
+            padded = -(-count // _ROUND) * _ROUND if chunk % _ROUND == 0 else count
+            x, target = (F.pad(x, (0, 0, 0, padded - count)), F.pad(target, (0, padded - count)))
+            grad_x = torch.empty_like(x) if needs[0] else None
+            products = torch.empty(chunk, vocab_size, dtype=compute, device=x.device)
+            logits = products if compute == total else torch.empty_like(products, dtype=total)
+            for start in range(0, padded, chunk):
                 part, goal = x[start : start + chunk], target[start : start + chunk, None]
-                logits = (part @ w.T).to(total)  # (chunk, V)
+                real = min(chunk, count - start)
+                product, log_p = products[: len(part)], logits[: len(part)]  # (chunk, V)
+                torch.mm(part, w.T, out=product)
                 if bias is not None:
-                    logits += bias.to(total)
-                norm = logits.logsumexp(1, keepdim=True)
-                # -(1 - s) log p_target - s / V sum log p, with log p = logit - norm
-                loss += (norm - (1 - smoothing) * logits.gather(1, goal)).sum()
+                    torch.add(product, bias.to(total), out=log_p)
+                elif compute != total:
+                    log_p.copy_(product)
+                torch.log_softmax(log_p, 1, out=log_p)
+                loss -= (1 - smoothing) * log_p[:real].gather(1, goal[:real]).sum()
                 if smoothing:
-                    loss -= smoothing / vocab_size * logits.sum()
+                    loss -= smoothing / vocab_size * log_p[:real].sum()
                 if not any(needs[:3]):
                     continue
-                slope = logits.sub_(norm).exp_()  # in place: one chunk of logits is all that exists
+                slope = log_p.exp_()
                 if smoothing:
                     slope -= smoothing / vocab_size
                 slope.scatter_add_(1, goal, slope.new_full(goal.shape, smoothing - 1))
+                slope[real:] = 0
                 if grad_b is not None:
                     grad_b += slope.sum(0)
-                slope = slope.to(compute)
+                slope = slope if compute == total else product.copy_(slope)
                 if grad_x is not None:
                     torch.mm(slope, w, out=grad_x[start : start + chunk])
                 if grad_w is not None:
@@ -64,6 +78,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                         grad_w.addmm_(slope.T, part)
                     else:
                         grad_w += slope.T @ part
+            grad_x = None if grad_x is None else grad_x[:count]
         ctx.save_for_backward(grad_x, grad_w, grad_b)
         ctx.types = features.dtype, weight.dtype, None if bias is None else bias.dtype
         return loss
@@ -91,7 +106,7 @@ def chunked_cross_entropy(
 ) -> Tensor:
     """Cross-entropy of ``features @ weight.T + bias`` in chunks of rows; exact.
 
-    Memory: one chunk of logits (about 32 MiB), and the gradients of the arguments; not the (N, V) logits, nor their
+    Memory: one chunk of logits (12 MiB, or 128 rows), and the gradients of the arguments; not the (N, V) logits, nor their
     gradient. Rows whose target is `ignore_index` cost nothing. The result has first derivatives only.
 
     Args:
@@ -102,7 +117,7 @@ def chunked_cross_entropy(
         label_smoothing: share of the probability spread over all V words (Szegedy et al. 2016), in [0, 1).
         ignore_index: targets that do not count.
         reduction: "mean" over the targets that count (0 where none does), or "sum".
-        chunk: rows at a time; by default as many as fit 2^23 logits.
+        chunk: rows at a time; by default as many as fit 12 MiB of logits, and at least 128.
 
     Returns:
         A scalar, float32 (float64 for float64). Under autocast the matrix products are taken in its dtype.
