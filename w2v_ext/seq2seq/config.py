@@ -186,7 +186,9 @@ class Seq2SeqConfig:
 
     def _check_type(self, name: str, hint: Any) -> None:
         value = getattr(self, name)
-        allowed = [kind for kind in get_args(hint) if kind is not type(None)] if type(None) in get_args(hint) else [hint]
+        allowed = (
+            [kind for kind in get_args(hint) if kind is not type(None)] if type(None) in get_args(hint) else [hint]
+        )
         if value is None and type(None) in get_args(hint):
             return
         kind = allowed[0]
@@ -209,7 +211,9 @@ class Seq2SeqConfig:
 
     def _check_together(self) -> None:
         if self.tsv is not None and (self.src is not None or self.tgt is not None):
-            raise ValueError(f"tsv: expected either --tsv or --src and --tgt, got {self.tsv} with {self.src or self.tgt}")
+            raise ValueError(
+                f"tsv: expected either --tsv or --src and --tgt, got {self.tsv} with {self.src or self.tgt}"
+            )
         for a, b in (("src", "tgt"), ("valid_src", "valid_tgt")):
             if (getattr(self, a) is None) != (getattr(self, b) is None):
                 given, missing = (a, b) if getattr(self, b) is None else (b, a)
@@ -217,13 +221,15 @@ class Seq2SeqConfig:
         if self.valid_tsv is not None and self.valid_src is not None:
             raise ValueError(f"valid_tsv: expected either it or valid_src and valid_tgt, got {self.valid_tsv} and both")
         if self.joint and self.tgt_tokenizer not in (None, self.tokenizer):
-            raise ValueError(f"tgt_tokenizer: expected {self.tokenizer}, as the other side, with joint, got {self.tgt_tokenizer}")
+            raise ValueError(
+                f"tgt_tokenizer: expected {self.tokenizer}, as the other side, with joint, got {self.tgt_tokenizer}"
+            )
         if self.share_embeddings and not self.joint:
             raise ValueError("share_embeddings: expected joint, as both sides need one vocabulary")
         if self.deep_attention and (self.attention == "none" or self.num_layers < 2 or self.input_feeding):
             raise ValueError(
-                f"deep_attention: expected an attention, num_layers >= 2 and no input_feeding, got attention={self.attention}, "
-                f"num_layers={self.num_layers}, input_feeding={self.input_feeding}"
+                "deep_attention: expected an attention, num_layers >= 2 and no input_feeding, got "
+                f"attention={self.attention}, num_layers={self.num_layers}, input_feeding={self.input_feeding}"
             )
         if self.bidirectional and self.hidden_size % 2:
             raise ValueError(f"hidden_size: expected an even number with bidirectional, got {self.hidden_size}")

@@ -91,7 +91,9 @@ def prepare_text(
 def _describe(name: str, pairs: Pairs, files: TextFiles) -> str:
     sides = " and ".join(
         f"{side.lengths.sum():,} tokens ({len(vocab):,} distinct known, {unknown:.2%} <UNK>)"
-        for side, vocab, unknown in zip((pairs.src, pairs.tgt), (files.src_vocab, files.tgt_vocab), pairs.unknown, strict=True)
+        for side, vocab, unknown in zip(
+            (pairs.src, pairs.tgt), (files.src_vocab, files.tgt_vocab), pairs.unknown, strict=True
+        )
     )
     skipped = f"; left out: {pairs.skipped}" if str(pairs.skipped) else ""
     return f"{name}: {len(pairs):,} pairs, {sides}{skipped}"
@@ -112,7 +114,9 @@ def _make_files(config: Seq2SeqConfig, src: list[str], tgt: list[str]) -> TextFi
     )
 
 
-def _make_vocabularies(config: Seq2SeqConfig, files: TextFiles, src: list[list[str]], tgt: list[list[str]]) -> TextFiles:
+def _make_vocabularies(
+    config: Seq2SeqConfig, files: TextFiles, src: list[list[str]], tgt: list[list[str]]
+) -> TextFiles:
     counts = [count_tokens(side) for side in (src, tgt)]
     if config.joint:
         for word, count in counts[1].items():

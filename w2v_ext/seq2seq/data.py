@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..vocab import Vocabulary
 from .encoder import EOS_ID, PAD_ID, SOS_ID
-from .tokenizers import Tokenizer
 
 _ROWS = 8  # batches hold a multiple of it: oneDNN builds kernels anew for every shape, and tensor cores like it
 
@@ -98,7 +97,7 @@ def encode_pairs(
     max_len: int | None = None,
     name: str = "pairs",
 ) -> Pairs:
-    """Turn tokens into numbers; pairs with an empty side, or one of more than `max_len` tokens, are left out and counted.
+    """Turn tokens into numbers; pairs with an empty side, or one above `max_len` tokens, are left out and counted.
 
     Raises:
         ValueError: no pair is left; the message says why.
@@ -192,12 +191,12 @@ def make_batches(
     """
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens: expected an integer >= 1, got {batch_tokens}")
-    keys = [np.asarray(src_lengths, np.float64), np.asarray(tgt_lengths, np.float64)]
+    key = np.maximum(src_lengths, tgt_lengths).astype(np.float64)
     rng = None
     if seed is not None:
         rng = np.random.default_rng(seed)
-        keys = [key + rng.uniform(0, 1 + key / 8) for key in keys]  # neighbours differ from epoch to epoch
-    order = np.lexsort((keys[1], keys[0]) if rng is None else (np.zeros(len(keys[0])), np.maximum(*keys)))
+        key += rng.uniform(0, 1 + key / 8)  # neighbours differ from epoch to epoch
+    order = np.lexsort((src_lengths, key))
     longest = np.maximum(src_lengths, tgt_lengths)[order].tolist()
     batches, start = [], 0
     while start < len(longest):

@@ -94,7 +94,9 @@ class LSTMDecoder(nn.Module):
         super().__init__()
         check_sizes(vocab_size=vocab_size, embed_size=embed_size, hidden_size=hidden_size, num_layers=num_layers)
         if attention != "none" and not memory_size:
-            raise ValueError(f"memory_size: expected the size of the encoder's outputs with attention, got {memory_size}")
+            raise ValueError(
+                f"memory_size: expected the size of the encoder's outputs with attention, got {memory_size}"
+            )
         if deep_attention and (attention == "none" or num_layers < 2 or input_feeding):
             raise ValueError(
                 "deep_attention: expected an attention, two layers or more and no input feeding, got "
@@ -149,7 +151,14 @@ class LSTMDecoder(nn.Module):
         """
         check_tokens(tokens, "tokens")
         if memory is None and (self.attention is not None or self.context_size):
-            raise ValueError("memory: expected what the encoder gave, as the decoder has attention or a context, got None")
+            raise ValueError(
+                "memory: expected what the encoder gave, as the decoder has attention or a context, got None"
+            )
+        batch = 0 if memory is None else memory.mask.shape[0]
+        if memory is not None and (batch == 0 or tokens.shape[0] % batch):
+            raise ValueError(
+                f"memory: expected a batch that divides the {tokens.shape[0]} rows of the state, got {batch}"
+            )
         x = self.embed(tokens)  # (N, T, E)
         if not self.needs_loop:
             return self._run(x, state, memory)
@@ -175,7 +184,9 @@ class LSTMDecoder(nn.Module):
             attended, weights = self._attend(y, memory)
         if self.upper is not None:
             above = torch.cat([dropout(y, self.dropout, self.training), attended], -1)
-            y, (h2, c2) = run_lstm(self.upper, above, None, (state.h[below:].contiguous(), state.c[below:].contiguous()))
+            y, (h2, c2) = run_lstm(
+                self.upper, above, None, (state.h[below:].contiguous(), state.c[below:].contiguous())
+            )
             h, c = torch.cat([h, h2]), torch.cat([c, c2])
         if self.readout is not None:
             parts = [part for part in (y, attended, context) if part is not None]
@@ -187,8 +198,6 @@ class LSTMDecoder(nn.Module):
         """The rows of one sentence stand in the attention as more steps of it: the memory is never repeated."""
         rows, steps, _ = query.shape
         batch = memory.mask.shape[0]
-        if batch == 0 or rows % batch:
-            raise ValueError(f"memory: expected a batch that divides the {rows} rows of the state, got {batch}")
         context, weights = self.attention(query.reshape(batch, rows // batch * steps, -1), memory)
         return context.view(rows, steps, -1), weights.view(rows, steps, -1)
 
@@ -196,9 +205,7 @@ class LSTMDecoder(nn.Module):
         """(..., F) to (..., V)."""
         return F.linear(features, self.output_weight, self.output_bias)
 
-    def forward(
-        self, tokens: Tensor, state: DecoderState, memory: Memory | None = None
-    ) -> tuple[Tensor, DecoderState]:
+    def forward(self, tokens: Tensor, state: DecoderState, memory: Memory | None = None) -> tuple[Tensor, DecoderState]:
         """Target words (B, T) to the logits of the next words (B, T, V), and the state after the last step."""
         out = self.features(tokens, state, memory)
         return self.logits(out.features), out.state

@@ -96,7 +96,9 @@ def search(
     ended: list[list[Hypothesis]] = [[] for _ in range(batch)]
     sentences = list(range(batch))  # those still searched
     tokens = torch.full((batch, 1), SOS_ID, dtype=torch.int64, device=device)
-    scores = torch.zeros(batch, 1, dtype=torch.float64 if memory.values.dtype == torch.float64 else torch.float32, device=device)
+    scores = torch.zeros(
+        batch, 1, dtype=torch.float64 if memory.values.dtype == torch.float64 else torch.float32, device=device
+    )
     histories: list[list[tuple[list[int], list[int]]]] = [[([], [])] for _ in sentences]
     for step in range(1, max(limits) + 1):
         out = model.decoder.features(tokens.view(-1, 1), state, memory)
@@ -192,7 +194,5 @@ def _block_repeats(log_p: Tensor, histories: list[list[tuple[list[int], list[int
             if len(ids) < size:
                 continue
             ending = ids[len(ids) - size + 1 :]
-            words = [
-                ids[k + size - 1] for k in range(len(ids) - size + 1) if ids[k : k + size - 1] == ending
-            ]
+            words = [ids[k + size - 1] for k in range(len(ids) - size + 1) if ids[k : k + size - 1] == ending]
             log_p[i, j, words] = float("-inf")

@@ -51,7 +51,7 @@ class EmbeddingDropout(nn.Module):
 
 
 def make_embedding(vocab_size: int, embed_size: int, padding_idx: int) -> nn.Embedding:
-    """An embedding whose rows have length about 1, so that it may be the output weight as well; that of padding is zero."""
+    """An embedding whose rows have length about 1, so that it may be the output weight; that of padding is zero."""
     embedding = nn.Embedding(vocab_size, embed_size, padding_idx=padding_idx)
     init_embedding_(embedding.weight, "normal", padding_idx=padding_idx)
     return embedding

@@ -100,8 +100,8 @@ def put_tensors(model: Seq2SeqModel, tensors: Mapping[str, Tensor], path: Path |
         for name, parameter in own.items():
             if tensors[name].shape != parameter.shape:
                 raise FormatError(
-                    f"{path}: {name} has shape {tuple(tensors[name].shape)}; the settings and vocabularies beside it say "
-                    f"{tuple(parameter.shape)}"
+                    f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(parameter.shape)} by "
+                    "the settings and vocabularies beside it"
                 )
             parameter.copy_(tensors[name])
     model.flatten_parameters()
@@ -146,7 +146,9 @@ def load_text(directory: Path) -> tuple[Seq2SeqConfig, TextFiles]:
         except ValueError as error:
             raise FormatError(str(error)) from error
         if not vocab.num_specials:
-            raise FormatError(f"{path}: expected <PAD>, <SOS>, <EOS> and <UNK> as the first words, got {vocab.words[:4]}")
+            raise FormatError(
+                f"{path}: expected <PAD>, <SOS>, <EOS> and <UNK> as the first words, got {vocab.words[:4]}"
+            )
         parts.append(vocab)
     return config, TextFiles(*parts)
 
@@ -168,7 +170,11 @@ def load_model(
     config, text = load_text(directory)
     tensors, metadata = load_tensors(directory / weights)
     model = build_model(config, len(text.src_vocab), len(text.tgt_vocab))
-    put_tensors(model, {name.removeprefix("model."): t for name, t in tensors.items() if not name.startswith("train.")}, directory / weights)
+    put_tensors(
+        model,
+        {name.removeprefix("model."): t for name, t in tensors.items() if not name.startswith("train.")},
+        directory / weights,
+    )
     if metadata.get("text") != text.checksum():
         raise FormatError(
             f"{directory / weights}: the vocabularies or tokenizers beside it are not those it was trained with"

@@ -58,7 +58,8 @@ def read_parallel(src: PathLike, tgt: PathLike) -> tuple[list[str], list[str]]:
     pair = [list(read_lines(path)) for path in (src, tgt)]
     if len(pair[0]) != len(pair[1]):
         raise ValueError(
-            f"src and tgt: expected as many lines in both files, got {len(pair[0]):,} in {src} and {len(pair[1]):,} in {tgt}"
+            f"src and tgt: expected as many lines in both files, got {len(pair[0]):,} in {src} and {len(pair[1]):,} in "
+            f"{tgt}"
         )
     return pair[0], pair[1]
 
@@ -80,7 +81,9 @@ def read_tsv(path: PathLike, columns: Sequence[int] = (1, 2)) -> tuple[list[str]
     for number, line in enumerate(read_lines(path), 1):
         cells = line.split("\t") if line.strip() else [""] * max(columns)
         if len(cells) < max(columns):
-            raise ValueError(f"{path}: line {number}: expected at least {max(columns)} columns, got {len(cells)}: {line[:80]!r}")
+            raise ValueError(
+                f"{path}: line {number}: expected at least {max(columns)} columns, got {len(cells)}: {line[:80]!r}"
+            )
         src.append(cells[columns[0] - 1])
         tgt.append(cells[columns[1] - 1])
     return src, tgt
@@ -101,7 +104,9 @@ def split_pairs(
         ValueError: there are not enough pairs.
     """
     if valid < 0 or test < 0 or valid + test >= len(src):
-        raise ValueError(f"valid, test: expected numbers >= 0 that leave some of {len(src)} pairs, got {valid} and {test}")
+        raise ValueError(
+            f"valid, test: expected numbers >= 0 that leave some of {len(src)} pairs, got {valid} and {test}"
+        )
     places: dict[str, list[int]] = {}
     for i, text in enumerate(src):
         places.setdefault(text, []).append(i)

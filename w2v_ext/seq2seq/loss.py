@@ -38,11 +38,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             x, w = features.to(compute), weight.to(compute)
             vocab_size = weight.shape[0]
             grad_w = torch.zeros(weight.shape, dtype=total, device=weight.device) if needs[1] else None
-            grad_b = torch.zeros(vocab_size, dtype=total, device=weight.device) if bias is not None and needs[2] else None
+            grad_b = (
+                torch.zeros(vocab_size, dtype=total, device=weight.device) if bias is not None and needs[2] else None
+            )
             loss = torch.zeros((), dtype=total, device=x.device)
             # All chunks share these two, which are all that exists of the logits and of their gradient.
-            # Rows of zeros fill the last chunk up to a multiple of 64: oneDNN builds a kernel for every new shape (13 ms).
-            count, chunk = len(x), min(chunk, -(-len(x) // _ROUND) * _ROUND)
+            # Rows of zeros fill the last chunk to a multiple of 64: oneDNN builds a kernel for every new shape (13 ms).
+            count, chunk = len(x), max(1, min(chunk, -(-len(x) // _ROUND) * _ROUND))
             padded = -(-count // _ROUND) * _ROUND if chunk % _ROUND == 0 else count
             x, target = (F.pad(x, (0, 0, 0, padded - count)), F.pad(target, (0, padded - count)))
             grad_x = torch.empty_like(x) if needs[0] else None
@@ -106,8 +108,8 @@ def chunked_cross_entropy(
 ) -> Tensor:
     """Cross-entropy of ``features @ weight.T + bias`` in chunks of rows; exact.
 
-    Memory: one chunk of logits (12 MiB, or 128 rows), and the gradients of the arguments; not the (N, V) logits, nor their
-    gradient. Rows whose target is `ignore_index` cost nothing. The result has first derivatives only.
+    Memory: one chunk of logits (12 MiB, or 128 rows), and the gradients of the arguments; not the (N, V) logits, nor
+    their gradient. Rows whose target is `ignore_index` cost nothing. The result has first derivatives only.
 
     Args:
         features: (N, F) or (B, T, F), any float dtype.
@@ -145,7 +147,8 @@ def chunked_cross_entropy(
     rows, goals = _counted_rows(features, target, ignore_index)
     if len(goals) and not 0 <= int(goals.min()) <= int(goals.max()) < len(weight):
         raise ValueError(
-            f"target: expected words in [0, {len(weight)}) or {ignore_index}, got {int(goals.min())} to {int(goals.max())}"
+            f"target: expected words in [0, {len(weight)}) or {ignore_index}, got {int(goals.min())} to "
+            f"{int(goals.max())}"
         )
     loss = _ChunkedCrossEntropy.apply(rows, weight, bias, goals, label_smoothing, chunk or chunk_rows(len(weight)))
     return loss / max(len(goals), 1) if reduction == "mean" else loss

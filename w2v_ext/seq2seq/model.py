@@ -65,7 +65,8 @@ class Seq2SeqModel(nn.Module):
             mine, other = encoder.embed.embedding.weight, decoder.embed.embedding.weight
             if mine.shape != other.shape:
                 raise ValueError(
-                    f"share_embeddings: expected embeddings of one shape, got {tuple(mine.shape)} and {tuple(other.shape)}"
+                    f"share_embeddings: expected embeddings of one shape, got {tuple(mine.shape)} and "
+                    f"{tuple(other.shape)}"
                 )
             encoder.embed.embedding = decoder.embed.embedding
 
@@ -89,9 +90,7 @@ class Seq2SeqModel(nn.Module):
         state, memory = self.encode(src, src_lengths)
         return self.decoder.features(tgt, state, memory)
 
-    def forward(
-        self, src: Tensor, src_lengths: Tensor | None, tgt: Tensor, teacher_forcing: float = 1.0
-    ) -> Tensor:
+    def forward(self, src: Tensor, src_lengths: Tensor | None, tgt: Tensor, teacher_forcing: float = 1.0) -> Tensor:
         """Logits of the next words.
 
         Args:
@@ -147,7 +146,7 @@ class Seq2SeqModel(nn.Module):
             self.train(was_training)
 
     def flatten_parameters(self) -> None:
-        """Lay the weights of every LSTM out as cuDNN wants them; needed after weights were replaced, else of no effect."""
+        """Lay the weights of every LSTM out as cuDNN wants them; for when weights were replaced."""
         for module in self.modules():
             if isinstance(module, nn.LSTM):
                 module.flatten_parameters()

@@ -38,7 +38,9 @@ def lstm(module: torch.nn.LSTM, x: Tensor, lengths: list[int], h0: Tensor | None
                 ends.append((h, c))
             sequence = torch.cat(outputs, -1)
         padding = sequence.new_zeros(x.shape[1] - length, sequence.shape[1])
-        rows.append((torch.cat([sequence, padding]), torch.stack([e[0] for e in ends]), torch.stack([e[1] for e in ends])))
+        rows.append(
+            (torch.cat([sequence, padding]), torch.stack([e[0] for e in ends]), torch.stack([e[1] for e in ends]))
+        )
     outputs, h, c = zip(*rows, strict=True)
     return torch.stack(outputs), (torch.stack(h, 1), torch.stack(c, 1))
 
@@ -77,7 +79,10 @@ def forward(model: Seq2SeqModel, src: Tensor, lengths: list[int], tgt: Tensor) -
         if decoder.context_size:
             last = torch.cat(list(h[-bridge.directions :, b]))
             context = {"last": last, "mean": values.mean(0), "max": values.amax(0)}[model.context]
-        state, feed = [part[:, b] for part in ends], values.new_zeros(decoder.feature_size if decoder.input_feeding else 0)
+        state, feed = (
+            [part[:, b] for part in ends],
+            values.new_zeros(decoder.feature_size if decoder.input_feeding else 0),
+        )
         steps, weights = [], []
         for t in range(tgt.shape[1]):
             x = torch.cat([decoder.embed.embedding.weight[tgt[b, t]], feed, context])

@@ -74,6 +74,7 @@ def _run_padded(lstm: nn.LSTM, x: Tensor, lengths: Tensor, state: LSTMState | No
     reverse = torch.where(beyond, place, lengths[:, None] - 1 - place)  # (B, T), its own inverse
     is_padding = beyond[..., None].expand(batch, steps, _HOLD_INPUTS).to(x.dtype)
     last = (lengths - 1)[:, None, None].expand(batch, 1, lstm.hidden_size)
+    x = x.masked_fill(beyond[..., None], 0)  # or what stands there might outweigh the hold
     h_ends, c_ends = [], []
     for layer in range(lstm.num_layers):
         if layer:
@@ -104,7 +105,7 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
 
 
 def _holding_weights(lstm: nn.LSTM, layer: int, direction: int) -> list[Tensor]:
-    """The weights of one layer and direction, with one more input that shuts the input gate and opens the forget gate."""
+    """The weights of one layer and direction, and inputs that shut the input gate and open the forget gate."""
     suffix = f"l{layer}" + ("_reverse" if direction else "")
     weight = getattr(lstm, f"weight_ih_{suffix}")
     hold = weight.new_zeros(4, lstm.hidden_size, _HOLD_INPUTS)  # gates i, f, g, o

@@ -65,7 +65,9 @@ class Tokenizer:
     def __init__(self, name: TokenizerName, *, lowercase: bool = False, subwords: Any = None) -> None:
         check_tokenizer(name)
         if (name in SUBWORDS) != (subwords is not None):
-            raise ValueError(f"subwords: expected a trained tokenizer with bpe and unigram only, got {subwords} with {name}")
+            raise ValueError(
+                f"subwords: expected a trained tokenizer with bpe and unigram only, got {subwords} with {name}"
+            )
         self.name, self.lowercase, self._subwords = name, lowercase, subwords
 
     def normalize(self, line: str) -> str:
@@ -179,7 +181,7 @@ def _join(tokens: Sequence[str], chinese: bool) -> str:
     for token in tokens:
         if token in is_open:  # straight quotes: the first opens, the second closes
             closes = is_open[token]
-            text += token if closes or glue else f" {token}"
+            text += token if closes or glue or chinese else f" {token}"
             is_open[token], glue = not closes, not closes
             continue
         if chinese and text:

@@ -210,8 +210,8 @@ class Seq2SeqTrainer:
         kept = [name for name in (MODEL, LAST) if (self.directory / name).exists()]
         saved = f"; {' and '.join(kept)} in {self.directory} are as they were last saved" if kept else ""
         raise TrainingError(
-            f"lr: {what} in step {self.state.step + 1} (epoch {self.state.epoch + 1}){saved}; try a learning rate below "
-            f"{self.config.lr}, or clip"
+            f"lr: {what} in step {self.state.step + 1} (epoch {self.state.epoch + 1}){saved}; try a learning rate "
+            f"below {self.config.lr}, or clip"
         )
 
     # ---- the run ------------------------------------------------------------------------------------------------
@@ -287,24 +287,22 @@ class Seq2SeqTrainer:
         state.seconds += time.perf_counter() - started
         if result.loss is not None and not math.isfinite(result.loss):
             self._diverged(f"the validation loss became {result.loss}")
-        score = self._score(result.loss, result.bleu)
-        best = max((self._score(e["valid_loss"], e["bleu"]) for e in state.history), default=-math.inf)
-        state.history.append(
-            {
-                "epoch": state.epoch,
-                "step": state.step,
-                "train_loss": self.loss,
-                "valid_loss": result.loss,
-                "bleu": result.bleu,
-                "lr": self.lr(),
-                "seconds": state.seconds,
-            }
-        )
+        entry = {
+            "epoch": state.epoch,
+            "step": state.step,
+            "train_loss": self.loss,
+            "valid_loss": result.loss,
+            "bleu": result.bleu,
+            "lr": self.lr(),
+            "seconds": state.seconds,
+        }
+        best = self._best_score()
+        state.history.append(entry)
         if config.average > 1:
             save_weights(self._snapshot(state.step), self.model, self.text.files)
             for entry in state.history[: -config.average]:
                 self._snapshot(entry["step"]).unlink(missing_ok=True)
-        if score > best:
+        if self._score(entry) > best:
             state.bad_validations = state.since_decay = 0
             state.best_epoch = state.epoch
             save_weights(self.directory / MODEL, self.model, self.text.files, step=state.step, averaged=1)
@@ -316,11 +314,14 @@ class Seq2SeqTrainer:
                 state.since_decay = 0
         return result
 
-    def _score(self, loss: float | None, bleu: float | None) -> float:
+    def _score(self, entry: dict) -> float:
         """Higher is better; without validation text, later is better."""
-        if self.config.metric == "bleu" and bleu is not None:
-            return bleu
-        return float(len(self.state.history)) if loss is None else -loss
+        if self.config.metric == "bleu" and entry["bleu"] is not None:
+            return entry["bleu"]
+        return float(entry["step"]) if entry["valid_loss"] is None else -entry["valid_loss"]
+
+    def _best_score(self) -> float:
+        return max(map(self._score, self.state.history), default=-math.inf)
 
     # ---- averaging ----------------------------------------------------------------------------------------------
 
@@ -343,8 +344,8 @@ class Seq2SeqTrainer:
             current = {name: p.detach().clone() for name, p in model_tensors(self.model).items()}
             put_tensors(self.model, {name: (t / len(paths)).float() for name, t in sums.items()}, "average")
             result = validate(self.model, self.text, self.config, self.dtype)
-            best = max(self._score(e["valid_loss"], e["bleu"]) for e in self.state.history)
-            if self._score(result.loss, result.bleu) > best:
+            found = {"step": self.state.step, "valid_loss": result.loss, "bleu": result.bleu}
+            if self._score(found) > self._best_score():
                 notes = {"step": self.state.step, "averaged": len(paths)}
                 save_weights(self.directory / MODEL, self.model, self.text.files, **notes)
             put_tensors(self.model, current, "model")
@@ -403,7 +404,11 @@ class Seq2SeqTrainer:
         put_tensors(self.model, weights, path)
         try:
             for name, p in self.parameters.items():
-                own = {key: tensors[f"train.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")} if state.step else {}
+                own = (
+                    {key: tensors[f"train.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                    if state.step
+                    else {}
+                )
                 self.optimizer.state[p] = {
                     key: value.clone() if key == "step" and self.device.type == "cpu" else value.to(self.device)
                     for key, value in own.items()

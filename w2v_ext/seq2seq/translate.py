@@ -66,7 +66,12 @@ class Translator:
 
     @classmethod
     def load(
-        cls, directory: str | Path, options: SearchOptions | None = None, *, device: str = "cpu", copy_unknown: bool = True
+        cls,
+        directory: str | Path,
+        options: SearchOptions | None = None,
+        *,
+        device: str = "cpu",
+        copy_unknown: bool = True,
     ) -> Translator:
         """Read a model directory."""
         model, _, files = load_model(directory, device)
