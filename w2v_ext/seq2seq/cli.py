@@ -189,7 +189,7 @@ def _raw_lines() -> Iterator[bytes | str]:
     try:
         descriptor = sys.stdin.fileno()
     except (OSError, AttributeError):  # not a file but something that gives lines
-        yield from sys.stdin
+        yield from getattr(sys.stdin, "buffer", sys.stdin)
         return
     # Not through sys.stdin: a thread that waits in its buffer keeps the interpreter from ending.
     held = b""

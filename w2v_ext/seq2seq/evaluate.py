@@ -61,7 +61,7 @@ def score_translations(
         ("chrF", metrics.CHRF()),
     ):
         result = metric.corpus_score(list(translations), [list(references)])
-        details = result.verbose if name.startswith("BLEU") else ""
+        details = str(result).split(" ", 3)[3] if name.startswith("BLEU") else ""  # n-gram precisions, brevity
         scores.append(Score(name, float(result.score), str(metric.get_signature()), details))
     return scores
 

@@ -63,7 +63,7 @@ def load_pretrained(model: Seq2SeqModel, config: Seq2SeqConfig, text: TrainingTe
         with torch.no_grad():
             embedding.weight.copy_(found.embedding.weight)
         embedding.weight.requires_grad_(not config.freeze_vectors)
-        report.line(f"{side} vectors: {found.coverage:.1%} of {len(vocab) - 4:,} tokens found in {path}")
+        report.line(f"{side} vectors: {len(found.found):,} of {len(vocab) - 4:,} tokens found in {path}")
 
 
 def vectors_for(vocab: Vocabulary, path: str, config: Seq2SeqConfig) -> Any:

@@ -300,8 +300,8 @@ class Seq2SeqTrainer:
         state.history.append(entry)
         if config.average > 1:
             save_weights(self._snapshot(state.step), self.model, self.text.files)
-            for entry in state.history[: -config.average]:
-                self._snapshot(entry["step"]).unlink(missing_ok=True)
+            for old in state.history[: -config.average]:
+                self._snapshot(old["step"]).unlink(missing_ok=True)
         if self._score(entry) > best:
             state.bad_validations = state.since_decay = 0
             state.best_epoch = state.epoch
