@@ -9,8 +9,8 @@ at most `--minutes` (validation included), the best model by BLEU on val is test
 English to Chinese and back, from the TSV file of manythings.org, split by the library's fixed hash of the source side,
 with and without vectors trained by this library (those of each language from its side of the training text, or from
 `--en-vectors`, a model directory). Each run is the command line `python -m w2v_ext.seq2seq train --config FILE`; the
-files stay in `--work`. Runs that are in `--out` already are not repeated. With `--slice` the run at hand is stopped after
-so many seconds of it, and goes on exactly, bit by bit, with the same command (exit status 3 means: not finished).
+files stay in `--work`. Runs that are in `--out` already are not repeated. With `--slice` the run at hand is stopped
+after so many seconds of it, and goes on exactly, bit by bit, with the same command (exit status 3 means: not finished).
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ MULTI30K = {
 
 TATOEBA = {
     "tokenizer": "word", "lowercase": True, "attention": "luong", "bidirectional": True, "tied": True,
-    "embed_size": 256, "hidden_size": 512, "dropout": 0.5, "embed_dropout": 0.4, "word_dropout": 0.1, "label_smoothing": 0.1,
+    "embed_size": 256, "hidden_size": 512, "dropout": 0.5, "embed_dropout": 0.4, "word_dropout": 0.1,
+    "label_smoothing": 0.1,
     "batch_tokens": 1200, "epochs": 60, "patience": 3, "early_stop": 12, "warmup": 300, "lr": 1e-3, "average": 5,
     "min_count": 2,
 }  # fmt: skip

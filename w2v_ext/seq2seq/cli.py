@@ -23,15 +23,18 @@ from .lines import read_parallel, write_split
 from .translate import Translator, stream
 
 PROGRAM = "python -m w2v_ext.seq2seq"
-DESCRIPTION = f"""LSTM sequence-to-sequence translation.
-
-  train      pairs of sentences -> a model directory (without text: five built-in Chinese-English pairs)
-  translate  lines on standard input -> translations on standard output, in the same order
-  evaluate   sacreBLEU (cased and lower-cased, with signatures) and chrF of a model on a test set
-  attention  a picture of where the translation of one sentence looks
-  split      a TSV file -> training, validation and test files, by a fixed hash
-
-{PROGRAM} COMMAND --help says more."""
+ABOUT = {
+    "train": "pairs of sentences -> a model directory (without text: five built-in Chinese-English pairs)",
+    "translate": "lines on standard input -> translations on standard output, in the same order",
+    "evaluate": "sacreBLEU (cased and lower-cased, with signatures) and chrF of a model on a test set",
+    "attention": "a picture of where the translation of one sentence looks",
+    "split": "a TSV file -> training, validation and test files, by a fixed hash",
+}
+DESCRIPTION = (
+    "LSTM sequence-to-sequence translation.\n\n"
+    + "".join(f"  {name:<10} {about}\n" for name, about in ABOUT.items())
+    + f"\n{PROGRAM} COMMAND --help says more."
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[Seq2SeqConfig, bool]:
     given, _ = finder.parse_known_args(arguments)
     if given.config:
         base = Seq2SeqConfig.from_file(given.config)
-    elif given.src is None and given.tsv is None:
+    elif given.src is None and given.tsv is None and not {"-h", "--help"} & set(arguments):
         base = example_config(Seq2SeqConfig.out)
     else:
         base = Seq2SeqConfig()
@@ -151,7 +154,7 @@ def _parse(kind: type, name: str, arguments: Sequence[str], default: object | No
         tyro.conf.FlagCreatePairsOff[kind],
         args=arguments,
         prog=f"{PROGRAM} {name}",
-        description=DESCRIPTION.split("\n\n")[0] if name != "train" else None,
+        description=ABOUT[name],
         **({} if default is None else {"default": default}),
     )
 
