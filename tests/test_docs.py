@@ -74,7 +74,7 @@ def test_links_lead_somewhere_and_every_page_is_listed():
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
-    listed = set(re.findall(r"\(([a-z]+\.md)\)", (ROOT / "docs" / "README.md").read_text(encoding="utf-8")))
+    listed = set(re.findall(r"\(([a-z0-9]+\.md)\)", (ROOT / "docs" / "README.md").read_text(encoding="utf-8")))
     assert listed == {page.name for page in PAGES}
 
 
