@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from test_seq2seq_model import LENGTHS, SHAPES, make_input, make_model
+from test_seq2seq_model import LENGTHS, SHAPES, VOCAB, make_input, make_model
 
 from w2v_ext.seq2seq import SearchOptions, search
 from w2v_ext.seq2seq.decoding import length_penalty
@@ -28,14 +28,27 @@ def log_probability(model, src, length, ids):
     return sum(log_p[t, word].item() for t, word in enumerate([*ids, 2]))
 
 
+def many_sentences(count=40):
+    generator = torch.Generator().manual_seed(5)
+    lengths = torch.randint(1, 8, (count,), generator=generator)
+    src = torch.randint(3, VOCAB, (count, 7), generator=generator)
+    return src.masked_fill(torch.arange(7) >= lengths[:, None], 0), lengths
+
+
+@pytest.mark.parametrize("alpha", [0.0, 2.0])
 @pytest.mark.parametrize("name", NAMES)
-def test_greedy_is_beam_one(name):
-    model = make(name)
-    src, lengths, _ = make_input()
-    found = search(model, src, lengths, SearchOptions(beam=1, alpha=0, max_len=9))
-    greedy = model.generate(src, lengths, max_len=9).tolist()
-    for (hypothesis,), words in zip(found, greedy, strict=True):
-        assert hypothesis.ids == [word for word in words if word not in (0, 2)]
+def test_greedy_is_beam_one(name, alpha):
+    model = make(name, end_bias=0.0)
+    model.decoder.embed.embedding.weight.data.mul_(3)  # so that sentences differ
+    model.encoder.embed.embedding.weight.data.mul_(3)
+    src, lengths = many_sentences()
+    for step in range(-8, 12):  # a bias with which some sentences end early and others late
+        with torch.no_grad():
+            model.decoder.output_bias[2] = 0.25 * step
+        greedy = model.generate(src, lengths, max_len=9).tolist()
+        found = search(model, src, lengths, SearchOptions(beam=1, alpha=alpha, max_len=9))
+        for (hypothesis,), words in zip(found, greedy, strict=True):
+            assert hypothesis.ids == [word for word in words if word not in (0, 2)]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -193,20 +193,23 @@ def test_lengths_are_counted_where_they_are_not_given():
 
 def test_generate_ends_rows_one_by_one():
     model = make_model(**SHAPES["plain"])
+    model.encoder.embed.embedding.weight.data.mul_(3)  # so that sentences differ
     src, lengths, _ = make_input()
-    with torch.no_grad():
-        model.decoder.output_bias[2] += 2.2
     model.train()
-    words = model.generate(src, lengths, max_len=12)
-    assert model.training and words.shape[0] == 3 and words.shape[1] <= 12
-    for row in words.tolist():
-        end = row.index(2) if 2 in row else len(row)
-        assert all(word == 0 for word in row[end + 1 :]) and 0 not in row[:end] and 1 not in row[:end]
-    alone = [
-        model.generate(src[i : i + 1, :n], lengths[i : i + 1], max_len=12)[0].tolist() for i, n in enumerate(LENGTHS)
-    ]
-    for row, one in zip(words.tolist(), alone, strict=True):
-        assert row[: len(one)] == one[: len(row)]
+    ends = set()
+    for step in range(40):
+        with torch.no_grad():
+            model.decoder.output_bias[2] = step * 0.1 - 1
+        words = model.generate(src, lengths, max_len=12)
+        assert model.training and words.shape[0] == 3 and words.shape[1] <= 12
+        for row, length in zip(words.tolist(), LENGTHS, strict=True):
+            end = row.index(2) if 2 in row else len(row)
+            assert all(word == 0 for word in row[end + 1 :]) and 0 not in row[:end] and 1 not in row[:end]
+            ends.add((step, end))
+            i = LENGTHS.index(length)
+            alone = model.generate(src[i : i + 1, :length], lengths[i : i + 1], max_len=12)[0].tolist()
+            assert row[: len(alone)] == alone
+    assert len(ends) > 41  # in some step not all ended together
     with torch.no_grad():
         model.decoder.output_bias[2] = 1e3
     assert model.generate(src, lengths).tolist() == [[2], [2], [2]]
