@@ -25,6 +25,7 @@ from .files import write_files
 from .keyedvectors import KeyedVectors
 from .methods import TrainingError, make_method
 from .packages import import_package
+from .tensor_file import write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 _SLICE_SECONDS = 0.2  # between two looks at the clock, the keyboard and the progress bar
@@ -230,7 +231,6 @@ class Trainer:
 
     def save_checkpoint(self, directory: str | Path) -> Path:
         """Write weights, state and settings to one file, which appears whole or not at all; gives its path."""
-        save_file = import_package("safetensors.torch", "safetensors", "to write a checkpoint").save_file
         path = Path(directory) / CHECKPOINT
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {
@@ -238,8 +238,7 @@ class Trainer:
             "config": json.dumps(self.config.to_dict()),
             "corpus": json.dumps(self._fingerprint()),
         }
-        weights = {name: weight.cpu().contiguous() for name, weight in self.method.weights.items()}
-        write_files({path: lambda target: save_file(weights, target, metadata)})
+        write_files({path: lambda target: write_tensors(target, self.method.weights, metadata)})
         return path
 
     def load_checkpoint(self, directory: str | Path) -> None:

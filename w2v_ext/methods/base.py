@@ -46,9 +46,9 @@ class Method:
         return torch.empty(weight.shape).copy_(weight)
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """What the model directory holds, as contiguous float32: ``in_weight``, and ``out_weight`` if any."""
+        """What the model directory holds, as float32: ``in_weight`` and, if there is one, ``out_weight``."""
         names = ("in_weight", "out_weight")
-        return {name: self.weights[name].float().contiguous() for name in names if name in self.weights}
+        return {name: self.weights[name].float() for name in names if name in self.weights}
 
     @property
     def where(self) -> str:
