@@ -1,7 +1,7 @@
 # `make check` does what CI does, in the environment at hand.
 PYTHON ?= python
 
-.PHONY: check lint format test cuda bench
+.PHONY: check lint format test cuda bench sanitize
 
 check: lint cuda test
 
@@ -32,3 +32,7 @@ bench:
 	$(PYTHON) -m pytest bench/test_loss_bench.py --benchmark-only --benchmark-json=bench/results/loss-cpu.json
 	$(PYTHON) bench/scaling.py --corpus $(CORPUS) --tokens 1000000000 --out bench/results/scaling-cpu.json
 	$(PYTHON) bench/tables.py
+
+# The native code under AddressSanitizer and UBSan: some minutes.
+sanitize:
+	PYTHON="$(PYTHON)" bash tools/sanitize.sh

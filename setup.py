@@ -5,6 +5,7 @@ Environment switches
                            found)
     TORCH_CUDA_ARCH_LIST   GPU architectures (default: 8.0;8.6;8.9;9.0;10.0+PTX, as far as nvcc knows them)
     MAX_JOBS               compiler processes at once
+    W2V_EXT_SANITIZE       sanitizers to compile in, say address,undefined (see tools/sanitize.sh)
 """
 
 import os
@@ -19,6 +20,9 @@ from torch.utils import cpp_extension
 
 TORCH_2_10 = "0x020a000000000000"  # the oldest release whose stable ABI the kernels use
 CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
+SANITIZE = os.environ.get("W2V_EXT_SANITIZE", "")
+SANITIZER_FLAGS = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if SANITIZE else []
+SANITIZER_FLAGS += ["-g", "-O1"] if SANITIZE else []
 
 
 def sources(folder: str, *patterns: str) -> list[str]:
@@ -63,13 +67,15 @@ extensions = [
         ["csrc/ops.cpp", *sources("cpu", "*.cpp")],
         include_dirs=[os.path.abspath("csrc")],
         extra_compile_args={"cxx": CXX_FLAGS},
+        extra_link_args=SANITIZER_FLAGS,
         py_limited_api=True,
     ),
     Extension(  # knows nothing of torch, and is tied to the Python version by pybind11
         "w2v_ext._text",
         sources("text", "*.cpp"),
         include_dirs=[pybind11_headers()],
-        extra_compile_args=["-O3", "-g0", "-fvisibility=hidden", "-std=c++20"],
+        extra_compile_args=["-O3", "-g0", "-fvisibility=hidden", "-std=c++20", *SANITIZER_FLAGS],
+        extra_link_args=SANITIZER_FLAGS,
         language="c++",
     ),
 ]
