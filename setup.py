@@ -66,7 +66,7 @@ extensions = [
         "w2v_ext._kernels",
         ["csrc/ops.cpp", *sources("cpu", "*.cpp")],
         include_dirs=[os.path.abspath("csrc")],
-        extra_compile_args={"cxx": CXX_FLAGS},
+        extra_compile_args={"cxx": CXX_FLAGS + SANITIZER_FLAGS},
         extra_link_args=SANITIZER_FLAGS,
         py_limited_api=True,
     ),
