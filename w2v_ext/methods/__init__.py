@@ -9,6 +9,7 @@ import torch
 from ..config import TrainConfig
 from ..corpus import Corpus
 from .base import Method, TrainingError, hottest_share
+from .cbow import Cbow, HierarchicalSoftmax
 from .cuda_epoch import CudaEpoch, choose_device
 from .skipgram import CorpusMethod, SkipGram
 
@@ -32,7 +33,9 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
         on_device = _start_cuda(corpus, config, device)
         if on_device is not None:
             return on_device
-    return SkipGram(corpus, config)
+    if config.loss == "hs":
+        return HierarchicalSoftmax(corpus, config)
+    return Cbow(corpus, config) if config.model == "cbow" else SkipGram(corpus, config)
 
 
 def _start_cuda(corpus: Corpus, config: TrainConfig, device: torch.device) -> CudaEpoch | None:
