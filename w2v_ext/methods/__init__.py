@@ -12,6 +12,7 @@ from .base import Method, TrainingError, hottest_share
 from .cbow import Cbow, HierarchicalSoftmax
 from .cuda_epoch import CudaEpoch, choose_device
 from .skipgram import CorpusMethod, SkipGram
+from .softmax import FullSoftmax
 
 __all__ = ["CorpusMethod", "Method", "SkipGram", "TrainingError", "hottest_share", "make_method"]
 
@@ -27,6 +28,10 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
         device = choose_device(config.device)
     except RuntimeError as error:
         raise TrainingError(str(error)) from None
+    if config.loss == "softmax":
+        if config.weight_dtype != "float32":
+            raise ValueError(f"weight_dtype: expected float32 for loss = softmax, got {config.weight_dtype!r}")
+        return FullSoftmax(corpus, config, device)
     if config.weight_dtype != "float32" and device.type == "cpu":
         raise TrainingError(f"weight_dtype: {config.weight_dtype} is for training on cuda, got a CPU to train on")
     if device.type == "cuda":
