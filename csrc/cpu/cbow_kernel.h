@@ -153,14 +153,16 @@ struct CbowGroup {
 
 // What is done with a group whose size is a constant.
 struct LayOutCbow {
-  bool first, full;
+  int first, own;  // own: negatives that belong to one centre each, in order; 0 where they are shared
+  bool full;
   float* weights;
   template <int N>
   W2V_INLINE void run() const {
     for (int g = 0; g < kBlock; ++g)
       for (int n = 0; n < N; ++n) {
-        const bool center = first && n < kBlock;
-        const float weight = center ? -static_cast<float>(n == g) : 1.0f;
+        const int output = first + n;
+        const bool for_center = own == 0 || (output - kBlock) / own == g;
+        const float weight = output < kBlock ? -static_cast<float>(n == g) : static_cast<float>(for_center);
         weights[CbowGroup::at<N>(g, n)] = full || g == 0 ? weight : 0.0f;
       }
   }
@@ -215,7 +217,7 @@ struct CbowScratch {
   float* copies;   // in spare: two aligned rows per output
 
   CbowScratch(const SgnsParams& p, int64_t padded) : windows(p.window, padded) {
-    const int num_outputs = kBlock + p.negative, groups = (num_outputs + kGroup - 1) / kGroup;
+    const int num_outputs = kBlock + p.negatives_of_block(), groups = (num_outputs + kGroup - 1) / kGroup;
     outputs.resize(num_outputs);
     originals.resize(num_outputs);
     ahead.resize(num_outputs + kGroup + kBlock);
@@ -224,7 +226,7 @@ struct CbowScratch {
     for (int first = 0; first < num_outputs; first += kGroup)
       for (const bool two : {false, true})
         with_group_size(std::min(kGroup, num_outputs - first),
-                        LayOutCbow{first == 0, two, (two ? full : single).data() + first / kGroup * region});
+                        LayOutCbow{first, p.own_negatives ? p.negative : 0, two, (two ? full : single).data() + first / kGroup * region});
     spare.resize((2 * num_outputs + 1) * padded + 16);
     zeros = spare.data() + (-reinterpret_cast<uintptr_t>(spare.data()) / sizeof(float)) % 16;
     copies = zeros + padded;
@@ -235,16 +237,17 @@ inline void train_cbow_block(const SgnsParams& p, int64_t padded, CbowScratch* s
   const Batch& batch = s->batch;
   const int64_t after = std::min<int64_t>(index + 2, batch.blocks.size() - 1);
   const Block &block = batch.blocks[index], &next = batch.blocks[after];
-  const int num_outputs = kBlock + p.negative;
+  const int num_outputs = kBlock + p.negatives_of_block();
   float** outputs = s->outputs.data();
   float** ahead = s->ahead.data();
   for (int g = 0; g < kBlock; ++g) {
     outputs[g] = g < block.count ? batch.out_rows[block.first + g] : s->zeros;
     ahead[g] = batch.out_rows[next.first + std::min(g, next.count - 1)];
   }
-  for (int k = 0; k < p.negative; ++k) {
-    outputs[kBlock + k] = batch.negatives[index * p.negative + k];
-    ahead[kBlock + k] = batch.negatives[after * p.negative + k];
+  const int num_negatives = p.negatives_of_block();
+  for (int k = 0; k < num_negatives; ++k) {
+    outputs[kBlock + k] = batch.negatives[index * num_negatives + k];
+    ahead[kBlock + k] = batch.negatives[after * num_negatives + k];
   }
   float* rows_ahead[kBlock];
   find_rows_ahead(p, batch, next, rows_ahead);
