@@ -197,7 +197,7 @@ def train_sgns_(
 
     Two neighbouring centres and their contexts share their negatives, and a negative that is the centre itself does not
     count, as in word2vec.c; every draw depends on (seed, epoch, place in the corpus) alone. Threads
-    share the weights without locks (Hogwild), except the rows of the 128 most frequent words (the first), of which each
+    share the weights without locks (Hogwild), except the rows of the 192 most frequent words (the first), of which each
     thread has copies that are merged every few thousand words; with one thread the result is the same bits however the
     corpus is cut.
 
@@ -246,8 +246,8 @@ def train_cbow_(
 ) -> tuple[float, int, int]:
     """Train CBOW with negative sampling on the sentences that start in ``ids[begin:end]``, in place.
 
-    What predicts a centre is h, the mean or sum of its contexts' rows of ``in_weight`` (Mikolov et al. 2013); two
-    neighbouring centres share their negatives. Draws, threads and the cutting of the corpus are as in
+    What predicts a centre is h, the mean or sum of its contexts' rows of ``in_weight`` (Mikolov et al. 2013); each
+    centre has its own negatives, and one that is the centre does not count. Draws, threads and the cutting of the corpus are as in
     :func:`train_sgns_`.
 
     Args:

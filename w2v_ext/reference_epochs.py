@@ -89,28 +89,23 @@ def train_cbow_(
             continue
         for j in range(0, len(sentence.words), BLOCK):
             centers = range(j, min(j + BLOCK, len(sentence.words)))
-            noise = [sample_alias(alias, draw(sentence.key, sentence.at[j] * slots + k)) for k in range(1, slots)]
-            outputs = [sentence.words[c] for c in centers] + noise
-            u = out_weight[outputs]  # (N, D)
-            before = u.copy()
+            contexts = [[sentence.words[i] for i in sentence.contexts(c)] for c in centers]
+            hidden = [in_weight[c].sum(axis=0) / (len(c) if mean else 1) for c in contexts]  # (D,) each
             steps = []
-            coefficients = []
-            for g, center in enumerate(centers):  # all from the weights before the block
-                contexts = [sentence.words[i] for i in sentence.contexts(center)]
-                h = in_weight[contexts].sum(axis=0) / (len(contexts) if mean else 1)  # (D,)
-                differs = np.array([word != outputs[g] for word in noise], dtype=float)
-                weight = np.concatenate([np.zeros(len(centers)), differs])
-                weight[g] = -1
+            for center, h in zip(centers, hidden, strict=True):  # one after the other
+                place = sentence.at[center] * slots
+                noise = [sample_alias(alias, draw(sentence.key, place + k)) for k in range(1, slots)]
+                outputs = [sentence.words[center], *noise]
+                u = out_weight[outputs]  # (1 + K, D)
+                weight = np.array([-1.0, *(word != outputs[0] for word in noise)])
                 t = np.where(weight < 0, -1, 1) * (u @ h)
                 loss += float((np.abs(weight) * np.logaddexp(0, t)).sum())
-                coefficients.append((contexts, h, -sentence.rate * weight * np.exp(-np.logaddexp(0, -t))))
+                coef = -sentence.rate * weight * np.exp(-np.logaddexp(0, -t))
+                np.add.at(out_weight, outputs, np.outer(coef, h))
+                steps.append(coef @ u)
                 count += 1
-            for contexts, h, coef in coefficients:  # one centre after the other
-                steps.append((contexts, coef @ u / (len(contexts) if divide else 1)))
-                u += np.outer(coef, h)
-            for contexts, step in steps:
-                np.add.at(in_weight, contexts, step)
-            np.add.at(out_weight, outputs, u - before)
+            for c, step in zip(contexts, steps, strict=True):
+                np.add.at(in_weight, c, step / (len(c) if divide else 1))
     return loss, count, words
 
 

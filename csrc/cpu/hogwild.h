@@ -1,5 +1,5 @@
-// Stretches of the corpus, handed to threads that share the weights without locks (Hogwild, Recht et al. 2011): rows are
-// rarely written by two at once, except the hot ones.
+// Stretches of the corpus, handed to threads that share the weights without locks (Hogwild, Recht et al. 2011): rows
+// are rarely written by two at once, except the hot ones.
 #pragma once
 #include <algorithm>
 #include <atomic>

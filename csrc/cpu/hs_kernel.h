@@ -126,8 +126,11 @@ W2V_INLINE void train_path(const SgnsParams& p, int64_t padded, PathScratch* s, 
   for (int n = 0; n < num_nodes + kBlock; ++n)
     ahead[n] = n < length && n < num_nodes ? out_row(p, static_cast<uint32_t>(end[-1 - n]) >> 1) : row_ahead;
 
-  PathGroup group{contexts, num_contexts,      nodes, ahead,  path, s->weights.data(), s->coef.data(),
-                  kOne ? delta : s->deltas.data(), padded, lr};
+  PathGroup group{contexts,       num_contexts,
+                  nodes,          ahead,
+                  path,           s->weights.data(),
+                  s->coef.data(), kOne ? delta : s->deltas.data(),
+                  padded,         lr};
   const PathParts parts(num_nodes);
   if (parts.count == 1) {
     with_group_size(num_nodes, WholePath<kOne>{group, &loss->block});

@@ -32,6 +32,12 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
         if config.weight_dtype != "float32":
             raise ValueError(f"weight_dtype: expected float32 for loss = softmax, got {config.weight_dtype!r}")
         return FullSoftmax(corpus, config, device)
+    if device.type == "cuda" and (config.model, config.loss) != ("skipgram", "ns"):
+        if config.device == "cuda":
+            raise TrainingError(
+                f"device: model = {config.model} with loss = {config.loss} trains on the CPU only; use --device cpu"
+            )
+        device = torch.device("cpu")
     if config.weight_dtype != "float32" and device.type == "cpu":
         raise TrainingError(f"weight_dtype: {config.weight_dtype} is for training on cuda, got a CPU to train on")
     if device.type == "cuda":
