@@ -11,13 +11,23 @@ import pytest
 import torch
 from test_sgns_kernel import KERNELS, make_case
 
-from w2v_ext import CorpusOptions, TrainConfig, Trainer, corpus_from_sequences, ops, prepare_corpus
-from w2v_ext import reference, reference_epochs
+from w2v_ext import (
+    CorpusOptions,
+    TrainConfig,
+    Trainer,
+    corpus_from_sequences,
+    ops,
+    prepare_corpus,
+    reference,
+    reference_epochs,
+)
 from w2v_ext.huffman import HuffmanTree, huffman_tree
 from w2v_ext.methods import softmax
+from w2v_ext.model_files import load_model
 from w2v_ext.synthetic import BUILTIN_CLASSES, write_builtin_corpus
-from w2v_ext.tables import keep_thresholds, padded_weight
-from w2v_ext.trainer import Interrupted
+from w2v_ext.tables import keep_thresholds
+from w2v_ext.train import main
+from w2v_ext.trainer import Interrupted, TrainingError
 from w2v_ext.windows import draw_windows
 
 
@@ -384,7 +394,9 @@ def test_softmax_names_a_word_out_of_range():
     method.ids = method.ids.clone()
     method.ids[9] = 1000
     rows = len(method.in_weight)
-    with pytest.raises(IndexError, match=f"ids: word 1000 at position 9 is out of range for in_weight with {rows} rows"):
+    with pytest.raises(
+        IndexError, match=f"ids: word 1000 at position 9 is out of range for in_weight with {rows} rows"
+    ):
         method.train(0, 0, method.length)
 
 
@@ -401,3 +413,30 @@ def test_a_resumed_softmax_run_gives_the_same_bits(planted_corpus, model, tmp_pa
 def test_softmax_is_trained_in_float32():
     with pytest.raises(ValueError, match="weight_dtype: expected float32 for loss = softmax, got 'bfloat16'"):
         softmax_method(weight_dtype="bfloat16")
+
+
+# ---- what is trained where -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{"model": "cbow"}, {"loss": "hs"}, {"model": "cbow", "loss": "hs"}])
+def test_models_that_cuda_does_not_train(settings, monkeypatch):
+    corpus = corpus_from_sequences([[1, 2, 3], [2, 3, 1]] * 3)
+    monkeypatch.setattr("w2v_ext.methods.choose_device", lambda _: torch.device("cuda", 0))
+    model, loss = settings.get("model", "skipgram"), settings.get("loss", "ns")
+    with pytest.raises(TrainingError, match=f"device: model = {model} with loss = {loss} trains on the CPU only; use"):
+        Trainer(corpus, TrainConfig(**settings, device="cuda"))
+    assert Trainer(corpus, TrainConfig(**settings, device="auto")).device.type == "cpu"
+
+
+def test_the_command_line_trains_every_model(tmp_path):
+    (tmp_path / "text.txt").write_text("a b c d e f g h\n" * 200)
+    for model in ("skipgram", "cbow"):
+        for loss in ("ns", "hs", "softmax"):
+            out = tmp_path / f"{model}-{loss}"
+            line = f"--corpus {tmp_path / 'text.txt'} --out {out} --model {model} --loss {loss} --dim 8 --epochs 1"
+            assert main([*line.split(), "--sample", "0", "--threads", "1"]) == 0
+            files = load_model(out)
+            assert files.in_weight.shape == files.out_weight.shape == (8, 8)
+            assert (files.config["model"], files.config["loss"]) == (model, loss)
+            assert files.out_weight[:-1].any(dim=1).all()
+            assert files.out_weight[-1].any() == (loss != "hs")

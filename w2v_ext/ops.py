@@ -247,8 +247,8 @@ def train_cbow_(
     """Train CBOW with negative sampling on the sentences that start in ``ids[begin:end]``, in place.
 
     What predicts a centre is h, the mean or sum of its contexts' rows of ``in_weight`` (Mikolov et al. 2013); each
-    centre has its own negatives, and one that is the centre does not count. Draws, threads and the cutting of the corpus are as in
-    :func:`train_sgns_`.
+    centre has its own negatives, and one that is the centre does not count. Draws, threads and the cutting of the
+    corpus are as in :func:`train_sgns_`.
 
     Args:
         mean: h is the mean of the contexts, or else their sum.
