@@ -6,7 +6,7 @@ import torch
 from test_sgns_kernel import KERNELS, make_case
 from test_softmax import assert_learns_the_planted_meaning, assert_resumes, in_process, planted_corpus
 
-from w2v_ext import TrainConfig, Trainer, corpus_from_sequences, ops, reference_epochs
+from w2v_ext import TrainConfig, Trainer, corpus_from_sequences, family_ops, reference_epochs
 from w2v_ext.tables import keep_thresholds, padded_weight
 
 planted_corpus = planted_corpus  # a fixture
@@ -20,7 +20,7 @@ def train(weights, ids, alias, keep, *, cuts=(), **options):
     total = np.zeros(3)
     edges = [0, *cuts, len(ids)]
     for begin, end in zip(edges, edges[1:], strict=False):
-        total += ops.train_cbow_(*weights, ids, alias, keep, begin=begin, end=end, **settings)
+        total += family_ops.train_cbow_(*weights, ids, alias, keep, begin=begin, end=end, **settings)
     return total
 
 
@@ -86,12 +86,12 @@ def test_the_gradient_is_autograds_where_it_should_be(mean, divide):
     noise = [
         reference_epochs.sample_alias(alias.numpy().view(np.uint32), reference_epochs.draw(key, place * 2 + 1))
         for key in [reference_epochs.sentence_key(7, 0, 0)]
-        for place in (0, 1, 2)
+        for place in (0, 2)
     ]
     assert not set(noise) & {5, 6, 7}
     leaves = [w.clone().requires_grad_() for w in before]
     loss = 0.0
-    for center, contexts, negative in [(5, [6], noise[0]), (6, [5, 7], noise[1]), (7, [6], noise[2])]:
+    for center, contexts, negative in [(5, [6], noise[0]), (6, [5, 7], noise[0]), (7, [6], noise[1])]:
         h = leaves[0][contexts].sum(0) / (len(contexts) if mean else 1)
         scores = leaves[1][[center, negative]] @ h
         loss = loss - torch.nn.functional.logsigmoid(scores * torch.tensor([1.0, -1.0])).sum()

@@ -57,7 +57,7 @@ class TrainConfig:
     window: int = 5
     """Largest distance between centre and context; the actual one is drawn from 1 to this for every centre."""
     negative: int = 5
-    """Negative samples per centre, shared by its contexts; skip-gram shares them with a neighbouring centre as well."""
+    """Negative samples per centre, shared by its contexts and with a neighbouring centre."""
     epochs: int = 5
     """Passes over the corpus."""
     sample: float = 1e-3

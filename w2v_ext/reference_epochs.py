@@ -70,7 +70,7 @@ def train_cbow_(
     epochs: int,
     lr: float,
 ) -> tuple[float, int, int]:
-    """As :func:`w2v_ext.ops.train_cbow_` with one thread, for the whole of ``ids``.
+    """As :func:`w2v_ext.family_ops.train_cbow_` with one thread, for the whole of ``ids``.
 
     Args:
         in_weight, out_weight: (V, D) float64, updated in place.
@@ -89,23 +89,28 @@ def train_cbow_(
             continue
         for j in range(0, len(sentence.words), BLOCK):
             centers = range(j, min(j + BLOCK, len(sentence.words)))
-            contexts = [[sentence.words[i] for i in sentence.contexts(c)] for c in centers]
-            hidden = [in_weight[c].sum(axis=0) / (len(c) if mean else 1) for c in contexts]  # (D,) each
+            noise = [sample_alias(alias, draw(sentence.key, sentence.at[j] * slots + k)) for k in range(1, slots)]
+            outputs = [sentence.words[c] for c in centers] + noise
+            u = out_weight[outputs]  # (N, D)
+            before = u.copy()
             steps = []
-            for center, h in zip(centers, hidden, strict=True):  # one after the other
-                place = sentence.at[center] * slots
-                noise = [sample_alias(alias, draw(sentence.key, place + k)) for k in range(1, slots)]
-                outputs = [sentence.words[center], *noise]
-                u = out_weight[outputs]  # (1 + K, D)
-                weight = np.array([-1.0, *(word != outputs[0] for word in noise)])
+            coefficients = []
+            for g, center in enumerate(centers):  # all from the weights before the block
+                contexts = [sentence.words[i] for i in sentence.contexts(center)]
+                h = in_weight[contexts].sum(axis=0) / (len(contexts) if mean else 1)  # (D,)
+                differs = np.array([word != outputs[g] for word in noise], dtype=float)
+                weight = np.concatenate([np.zeros(len(centers)), differs])
+                weight[g] = -1
                 t = np.where(weight < 0, -1, 1) * (u @ h)
                 loss += float((np.abs(weight) * np.logaddexp(0, t)).sum())
-                coef = -sentence.rate * weight * np.exp(-np.logaddexp(0, -t))
-                np.add.at(out_weight, outputs, np.outer(coef, h))
-                steps.append(coef @ u)
+                coefficients.append((contexts, h, -sentence.rate * weight * np.exp(-np.logaddexp(0, -t))))
                 count += 1
-            for c, step in zip(contexts, steps, strict=True):
-                np.add.at(in_weight, c, step / (len(c) if divide else 1))
+            for contexts, h, coef in coefficients:  # one centre after the other
+                steps.append((contexts, coef @ u / (len(contexts) if divide else 1)))
+                u += np.outer(coef, h)
+            for contexts, step in steps:
+                np.add.at(in_weight, contexts, step)
+            np.add.at(out_weight, outputs, u - before)
     return loss, count, words
 
 
@@ -125,7 +130,7 @@ def train_hs_(
     epochs: int,
     lr: float,
 ) -> tuple[float, int, int]:
-    """As :func:`w2v_ext.ops.train_hs_` with one thread, for the whole of ``ids``.
+    """As :func:`w2v_ext.family_ops.train_hs_` with one thread, for the whole of ``ids``.
 
     Args:
         in_weight, out_weight: (V, D) float64, updated in place; row n of ``out_weight`` is inner node n.

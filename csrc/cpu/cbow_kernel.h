@@ -1,20 +1,19 @@
 // CBOW with negative sampling over a stretch of the corpus, updated in place (one thread; Hogwild between threads).
 //
-// What predicts a centre is h, the mean (or sum) of the rows of its contexts. Two neighbouring centres (a block, as
-// sgns_plan.h cuts them) are prepared together, as their windows overlap:
+// A block is kBlock = 2 neighbouring centres and the K negatives that they share, as for skip-gram (sgns_kernel.h), and
+// is planned by the same draws. What predicts a centre is h, the mean (or sum) of the rows of its contexts, so that the
+// block's small matrix product has the two h in place of the M contexts:
 //
 //   gather_rows   each row in either window is read once and added to both h, with the weights 0 or 1 / contexts
-//   train_center  for one centre, then for the other: h against the centre's row of out and its K negatives', by
-//                 sgns_block.h with one context; h stays, what it would have moved goes to a delta
+//   score, update sgns_block.h, with M = 2; the h stay, what they would have moved goes to two deltas
 //   scatter_rows  each row in either window is read and written once, and gets its share of both deltas
 //
-// Each centre has its own negatives. Shared by two centres, as skip-gram does it, they made this 1.2 times as fast, but
-// worse (see SHARED).
+// Arithmetic: 4 M D + 6 N D multiply-adds a block; with W = 5, K = 5, D = 100 (112 with padding) and M = 8.8 it is 270
+// vectors of 16 lanes per centre in two units, less than half of skip-gram's. Memory: as there, N rows of out and
+// kBlock rows of in a block come from L2 or beyond, which weighs the more; they are prefetched two blocks early.
 //
-// Arithmetic: 4 M D + 6 (1 + K) D multiply-adds a block of M rows in either window; with W = 5, K = 5, D = 100 (112
-// with padding) and M = 8.8 it is 250 vectors of 16 lanes per centre in two units, less than half of skip-gram's.
-// Memory: 1 + K rows of out and one of in per centre come from L2 or beyond, which weighs the more; they are prefetched
-// two blocks early.
+// Shared negatives against each centre's own (IMDB corpus, 5 epochs, 2 threads, means of 3 seeds, within the spread of
+// seeds): WS353 .357 (.359), SimLex .236 (.241), analogies .256 (.259).
 //
 // Two centres' sums at once, from masks, do more additions than runs of neighbouring contexts would (8.8 + 8.8 for 12),
 // but have one loop, whose end the processor mispredicts, where those have three.
@@ -125,145 +124,192 @@ W2V_INLINE void find_rows_ahead(const SgnsParams& p, const Batch& batch, const B
     ahead[g] = batch.in_rows[std::min<int64_t>(next.first + p.window + g, batch.kept - 1)];
 }
 
-// One group of a centre's outputs, which are its own row of out and the negatives'.
-struct CenterGroup {
-  float* const* h;  // one row
+// One group of a block's outputs, of which the two h are the contexts.
+struct CbowGroup {
+  float* const* h;
   float* const* outputs;
   float* const* ahead;
   const float* weights;
-  float *coef, *delta;
+  float *coef, *deltas;
   int64_t padded;
   float lr;
 
+  // Where score (g, n) stands, and how many there are.
+  template <int N>
+  static constexpr int at(int g, int n) {
+    return g / kTile<N> * kTileFloats<N> + g % kTile<N> * N + n;
+  }
+  template <int N>
+  static constexpr int kFloats = (kBlock + kTile<N> - 1) / kTile<N> * kTileFloats<N>;
+
   template <int N>
   W2V_INLINE void score(Vf* loss) const {
-    constexpr int kVectors = (N + kWidth - 1) / kWidth;
-    Vf sum = *loss;
-    score_rows<N, (kVectors < kTogether ? kVectors : kTogether)>(h, 1, outputs, padded, weights, coef, broadcast(-lr),
-                                                                 &sum);
-    *loss = sum;
+    constexpr int kVectors = kTile<N> >= kBlock ? (kBlock * N + kWidth - 1) / kWidth : kFloats<N> / kWidth;
+    score_rows<N, (kVectors < kTogether ? kVectors : kTogether)>(h, kBlock, outputs, padded, weights, coef,
+                                                                 broadcast(-lr), loss);
   }
   template <int N, bool kFirst>
   W2V_INLINE void update() const {
-    update_rows<N, kFirst, false>(h, 1, outputs, padded, coef, delta, ahead);
+    update_rows<N, kFirst, false>(h, kBlock, outputs, padded, coef, deltas, ahead);
   }
 };
 
 // What is done with a group whose size is a constant.
-struct WholeCenter {
-  const CenterGroup& group;
+struct LayOutCbow {
+  bool first, full;
+  float* weights;
+  template <int N>
+  W2V_INLINE void run() const {
+    for (int g = 0; g < kBlock; ++g)
+      for (int n = 0; n < N; ++n) {
+        const bool center = first && n < kBlock;
+        const float weight = center ? -static_cast<float>(n == g) : 1.0f;
+        weights[CbowGroup::at<N>(g, n)] = full || g == 0 ? weight : 0.0f;
+      }
+  }
+};
+struct DropCollision {
+  const Collision& collision;
+  int first;
+  float* weights;
+  template <int N>
+  W2V_INLINE void run() const {
+    weights[CbowGroup::at<N>(collision.center, collision.output - first)] = 0;
+  }
+};
+struct WholeCbow {
+  const CbowGroup& group;
   Vf* loss;
   template <int N>
   W2V_INLINE void run() const {
-    group.score<N>(loss);
+    Vf sum = *loss;
+    group.score<N>(&sum);
+    *loss = sum;
     group.update<N, true>();
   }
 };
-struct ScoreOutputs {
-  const CenterGroup& group;
+struct ScoreCbow {
+  const CbowGroup& group;
   Vf* loss;
   template <int N>
   W2V_INLINE void run() const {
-    group.score<N>(loss);
+    Vf sum = *loss;
+    group.score<N>(&sum);
+    *loss = sum;
   }
 };
-struct UpdateOutputs {  // on top of what is in delta
-  const CenterGroup& group;
+struct UpdateLastCbow {
+  const CbowGroup& group;
   template <int N>
   W2V_INLINE void run() const {
     group.update<N, false>();
   }
 };
 
-// Buffers of one thread. A group's weights and coefficients start at a multiple of kGroup, as far as its vectors reach.
+// Buffers of one thread.
 struct CbowScratch {
   Batch batch;
   Windows windows;
   std::vector<float*> outputs, ahead, originals;
-  std::vector<float> plain, weights, coef;  // weights without collisions, and with
+  std::vector<float> full, single, weights, coef;  // weights of a block of two centres, of one, and with collisions
   std::vector<float> spare;
-  float* copies;  // in spare: two aligned rows per output
-  static constexpr int kRegion = (kGroup + kWidth - 1) / kWidth * kWidth;
+  int64_t region;  // floats of weights, and of coef, for one group of outputs
+  float* zeros;    // in spare: the row that stands for a missing centre
+  float* copies;   // in spare: two aligned rows per output
 
   CbowScratch(const SgnsParams& p, int64_t padded) : windows(p.window, padded) {
-    const int num_outputs = 1 + p.negative, groups = (num_outputs + kGroup - 1) / kGroup;
+    const int num_outputs = kBlock + p.negative, groups = (num_outputs + kGroup - 1) / kGroup;
     outputs.resize(num_outputs);
     originals.resize(num_outputs);
-    ahead.resize(num_outputs);
-    for (std::vector<float>* v : {&plain, &weights, &coef}) v->resize(groups * kRegion + kTogether * kWidth);
-    for (int n = 0; n < num_outputs; ++n) plain[place(n)] = n == 0 ? -1.0f : 1.0f;
-    spare.resize(2 * num_outputs * padded + 16);
-    copies = spare.data() + (-reinterpret_cast<uintptr_t>(spare.data()) / sizeof(float)) % 16;
+    ahead.resize(num_outputs + kGroup + kBlock);
+    region = kBlock * (kSums + 16) + kTogether * kWidth;
+    for (std::vector<float>* v : {&full, &single, &weights, &coef}) v->resize(groups * region);
+    for (int first = 0; first < num_outputs; first += kGroup)
+      for (const bool two : {false, true})
+        with_group_size(std::min(kGroup, num_outputs - first),
+                        LayOutCbow{first == 0, two, (two ? full : single).data() + first / kGroup * region});
+    spare.resize((2 * num_outputs + 1) * padded + 16);
+    zeros = spare.data() + (-reinterpret_cast<uintptr_t>(spare.data()) / sizeof(float)) % 16;
+    copies = zeros + padded;
   }
-
-  static int place(int output) { return output / kGroup * kRegion + output % kGroup; }
 };
 
-// Trains centre g of a block with windows.h[g]; what would move that goes to windows.delta[g].
-inline void train_center(const SgnsParams& p, int64_t padded, CbowScratch* s, int64_t index, int64_t after, int g,
-                         LossSum* loss) {
+inline void train_cbow_block(const SgnsParams& p, int64_t padded, CbowScratch* s, int64_t index, LossSum* loss) {
   const Batch& batch = s->batch;
+  const int64_t after = std::min<int64_t>(index + 2, batch.blocks.size() - 1);
   const Block &block = batch.blocks[index], &next = batch.blocks[after];
-  const int num_outputs = 1 + p.negative;
+  const int num_outputs = kBlock + p.negative;
   float** outputs = s->outputs.data();
   float** ahead = s->ahead.data();
-  outputs[0] = batch.out_rows[block.first + g];
-  ahead[0] = batch.out_rows[next.first + std::min(g, next.count - 1)];
-  for (int k = 0; k < p.negative; ++k) {
-    outputs[1 + k] = batch.negatives[(index * kBlock + g) * p.negative + k];
-    ahead[1 + k] = batch.negatives[(after * kBlock + g) * p.negative + k];
+  for (int g = 0; g < kBlock; ++g) {
+    outputs[g] = g < block.count ? batch.out_rows[block.first + g] : s->zeros;
+    ahead[g] = batch.out_rows[next.first + std::min(g, next.count - 1)];
   }
-  const float* weights = s->plain.data();
+  for (int k = 0; k < p.negative; ++k) {
+    outputs[kBlock + k] = batch.negatives[index * p.negative + k];
+    ahead[kBlock + k] = batch.negatives[after * p.negative + k];
+  }
+  float* rows_ahead[kBlock];
+  find_rows_ahead(p, batch, next, rows_ahead);
+
+  const std::vector<float>& plain = block.count == kBlock ? s->full : s->single;
+  const float* weights = plain.data();
   int copies = 0;
   if (!block.plain) {
-    s->weights = s->plain;
+    s->weights = plain;
     weights = s->weights.data();
-    for (int n = 1; n < num_outputs; ++n)
-      if (outputs[n] == outputs[0]) s->weights[CbowScratch::place(n)] = 0;
+    for (int n = kBlock; n < num_outputs; ++n)
+      for (int g = 0; g < block.count; ++g)
+        if (outputs[n] == outputs[g]) {
+          const int first = n / kGroup * kGroup;
+          with_group_size(std::min(kGroup, num_outputs - first),
+                          DropCollision{{n, g}, first, s->weights.data() + n / kGroup * s->region});
+        }
     copies = separate(outputs, num_outputs, padded, s->copies, s->originals.data());
   }
-  CenterGroup group{s->windows.h + g, nullptr, nullptr, nullptr, nullptr, s->windows.delta[g], padded, block.lr};
+
+  float* const* rows = batch.in_rows.data() + block.low;
+  const int count = block.high - block.low;
+  s->windows.set(p, batch, block);
+  gather_rows(s->windows, rows, count, padded);
+  CbowGroup group{s->windows.h, nullptr, nullptr, nullptr, nullptr, s->windows.delta[0], padded, block.lr};
   const auto select = [&](int first) {
     group.outputs = outputs + first;
     group.ahead = ahead + first;
-    group.weights = weights + CbowScratch::place(first);
-    group.coef = s->coef.data() + CbowScratch::place(first);
+    group.weights = weights + first / kGroup * s->region;
+    group.coef = s->coef.data() + first / kGroup * s->region;
     return std::min(kGroup, num_outputs - first);
   };
-  if (num_outputs <= kGroup) {
-    with_group_size(select(0), WholeCenter{group, &loss->block});
-  } else {
-    for (int first = 0; first < num_outputs; first += kGroup)
-      with_group_size(select(first), ScoreOutputs{group, &loss->block});
-    std::fill(group.delta, group.delta + padded, 0.0f);
-    for (int first = 0; first < num_outputs; first += kGroup) with_group_size(select(first), UpdateOutputs{group});
+  for (int first = 0; first < num_outputs; first += kGroup) {
+    const int size = select(first);
+    if (num_outputs <= kGroup) {
+      with_group_size(size, WholeCbow{group, &loss->block});
+    } else {
+      with_group_size(size, ScoreCbow{group, &loss->block});
+    }
   }
   loss->end_block();
+  for (int first = 0; num_outputs > kGroup && first < num_outputs; first += kGroup) {
+    const int size = select(first);
+    if (first == 0) {
+      group.update<kGroup, true>();
+    } else {
+      with_group_size(size, UpdateLastCbow{group});
+    }
+  }
+  scatter_rows(s->windows, rows, count, padded, rows_ahead);
   if (copies > 0) unite(copies, padded, s->copies, s->originals.data());
 }
 
 inline void train_cbow(const SgnsParams& p, int64_t begin, int64_t end, SgnsStats* stats) {
   const int64_t padded = (p.dim + kWidth - 1) / kWidth * kWidth;
-  CbowScratch s(p, padded);
-  const Batch& batch = s.batch;
+  CbowScratch scratch(p, padded);
   LossSum loss;
   SgnsStats sums;
   int64_t centers = 0;
-  each_batch(p, begin, end, &s.batch, &sums, [&] {
-    const int64_t count = static_cast<int64_t>(batch.blocks.size());
-    for (int64_t b = 0; b < count; ++b) {
-      const int64_t after = std::min(b + 2, count - 1);
-      const Block& block = batch.blocks[b];
-      float* const* rows = batch.in_rows.data() + block.low;
-      float* rows_ahead[kBlock];
-      find_rows_ahead(p, batch, batch.blocks[after], rows_ahead);
-      s.windows.set(p, batch, block);
-      gather_rows(s.windows, rows, block.high - block.low, padded);
-      for (int g = 0; g < block.count; ++g) train_center(p, padded, &s, b, after, g, &loss);
-      if (block.count < kBlock) std::fill(s.windows.delta[1], s.windows.delta[1] + padded, 0.0f);
-      scatter_rows(s.windows, rows, block.high - block.low, padded, rows_ahead);
-    }
-    centers += batch.kept;
+  each_batch(p, begin, end, &scratch.batch, &sums, [&] {
+    for (size_t b = 0; b < scratch.batch.blocks.size(); ++b) train_cbow_block(p, padded, &scratch, b, &loss);
+    centers += scratch.batch.kept;
   });
   stats->loss += loss.total();
   stats->pairs += centers;

@@ -15,7 +15,6 @@ Tensor train_cbow(const Tensor& in_weight, const Tensor& out_weight, const Tenso
   SgnsParams params = check_epoch(in_weight, out_weight, ids, keep, window, seed, epoch, epochs, lr, begin, end);
   params.alias = check_noise(alias, in_weight.size(0), negative);
   params.negative = static_cast<int>(negative);
-  params.own_negatives = true;
   params.mean = mean;
   params.divide = divide;
   return train_in_threads(params, in_weight, begin, end, threads, kernels().train_cbow);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .. import ops
+from .. import family_ops
 from ..config import TrainConfig
 from ..corpus import Corpus
 from ..huffman import huffman_tree
@@ -22,7 +22,7 @@ class Cbow(CorpusMethod):
     def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
         """Train on the sentences that start in ``ids[begin:end]``."""
         config = self.config
-        return ops.train_cbow_(
+        return family_ops.train_cbow_(
             self.in_weight,
             self.weights["out_weight"],
             self.ids,
@@ -58,7 +58,7 @@ class HierarchicalSoftmax(CorpusMethod):
     def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
         """Train on the sentences that start in ``ids[begin:end]``."""
         config = self.config
-        return ops.train_hs_(
+        return family_ops.train_hs_(
             self.in_weight,
             self.weights["out_weight"],
             self.ids,
