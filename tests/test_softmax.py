@@ -16,6 +16,7 @@ from w2v_ext import (
     TrainConfig,
     Trainer,
     corpus_from_sequences,
+    family_ops,
     prepare_corpus,
     reference,
     reference_epochs,

@@ -125,7 +125,9 @@ def train_cbow_cuda_(
     """Train as :func:`train_cbow_` does, on CUDA: queued on the current stream, without waiting for the device.
 
     Args:
-        in_weight, out_weight: (V, D) float32. sums, bad: as in :func:`w2v_ext.ops.train_sgns_cuda_`. ids: all of the corpus.
+        in_weight, out_weight: (V, D) float32.
+        sums, bad: as in :func:`w2v_ext.ops.train_sgns_cuda_`.
+        ids: all of the corpus.
         alias, keep, mean, divide, window, negative, seed, epoch, epochs, lr, begin, end: as in :func:`train_cbow_`.
         sentences_in_flight: warps at work, each on a sentence; with 1 the result is the CPU's with one thread.
     """
