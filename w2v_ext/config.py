@@ -43,10 +43,15 @@ class TrainConfig:
     out: str = "vectors"
     """Directory of the model."""
 
-    model: Literal["skipgram"] = "skipgram"
-    """What to train."""
-    loss: Literal["ns"] = "ns"
-    """How the probability of a word is learnt: negative sampling."""
+    model: Literal["skipgram", "cbow"] = "skipgram"
+    """What to train: skip-gram predicts each context by itself, CBOW the centre from all its contexts together."""
+    loss: Literal["ns", "hs", "softmax"] = "ns"
+    """How the probability of a word is learnt: negative sampling, hierarchical softmax, or the full softmax (for small
+    vocabularies)."""
+    cbow_mean: bool = True
+    """CBOW predicts from the mean of the contexts, or else from their sum."""
+    cbow_divide_gradient: bool = False
+    """CBOW gives each context the gradient divided by the number of contexts, or else whole, as word2vec does."""
     dim: int = 100
     """Dimension of the vectors."""
     window: int = 5
@@ -117,8 +122,8 @@ class TrainConfig:
         for name, low in (("lr", None), ("sample", 0), ("noise_power", 0), ("checkpoint_minutes", 0)):
             self._check_number(name, low)
         for name, choices in (
-            ("model", ("skipgram",)),
-            ("loss", ("ns",)),
+            ("model", ("skipgram", "cbow")),
+            ("loss", ("ns", "hs", "softmax")),
             ("tokenizer", ("whitespace", "word", "char", "jieba")),
             ("errors", ("strict", "replace")),
             ("device", ("cpu", "cuda", "auto")),
@@ -126,8 +131,9 @@ class TrainConfig:
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        if not isinstance(self.lowercase, bool):
-            raise ValueError(f"lowercase: expected true or false, got {self.lowercase!r}")
+        for name in ("lowercase", "cbow_mean", "cbow_divide_gradient"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: expected true or false, got {getattr(self, name)!r}")
 
     def _check_texts(self) -> None:
         corpus = (self.corpus,) if isinstance(self.corpus, (str, os.PathLike)) else self.corpus

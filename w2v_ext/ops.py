@@ -197,7 +197,7 @@ def train_sgns_(
 
     Two neighbouring centres and their contexts share their negatives, and a negative that is the centre itself does not
     count, as in word2vec.c; every draw depends on (seed, epoch, place in the corpus) alone. Threads
-    share the weights without locks (Hogwild), except the rows of the 128 most frequent words (the first), of which each
+    share the weights without locks (Hogwild), except the rows of the 192 most frequent words (the first), of which each
     thread has copies that are merged every few thousand words; with one thread the result is the same bits however the
     corpus is cut.
 

@@ -173,26 +173,9 @@ inline void train_block(const SgnsParams& p, int64_t padded, Scratch* s, int64_t
 inline void train_sgns(const SgnsParams& p, int64_t begin, int64_t end, SgnsStats* stats) {
   const int64_t padded = (p.dim + kWidth - 1) / kWidth * kWidth;
   Scratch scratch(p, padded);
-  Batch& batch = scratch.batch;
-  SgnsStats sums;  // on this thread's own stack: the threads' results share cache lines
   LossSum loss;
-  int64_t i = begin;
-  if (i > 0)  // the sentence that runs into this stretch belongs to the one before
-    while (i < end && p.ids[i - 1] >= 0) ++i;
-  while (i < end) {
-    batch.clear();
-    while (i < end && batch.kept < kBatch) {
-      int64_t stop = i;
-      while (stop < p.num_ids && static_cast<uint32_t>(p.ids[stop]) < p.vocab_size) ++stop;
-      if (stop < p.num_ids && p.ids[stop] >= 0)
-        throw std::out_of_range("ids: word " + std::to_string(p.ids[stop]) + " at position " + std::to_string(stop) +
-                                " is out of range for in_weight with " + std::to_string(p.vocab_size) + " rows");
-      plan_sentence(p, p.ids + i, stop - i, i, &batch, &sums);
-      i = stop + 1;
-    }
-    for (size_t b = 0; b < batch.blocks.size(); ++b) train_block(p, padded, &scratch, b, &loss);
-  }
-  stats->loss += sums.loss + loss.total();
-  stats->pairs += sums.pairs;
-  stats->words += sums.words;
+  each_batch(p, begin, end, &scratch.batch, stats, [&] {
+    for (size_t b = 0; b < scratch.batch.blocks.size(); ++b) train_block(p, padded, &scratch, b, &loss);
+  });
+  stats->loss += loss.total();
 }

@@ -8,9 +8,13 @@ import torch
 
 from ..config import TrainConfig
 from ..corpus import Corpus
+from ..huffman import huffman_tree
 from .base import Method, TrainingError, hottest_share
+from .cbow import Cbow, HierarchicalSoftmax
 from .cuda_epoch import CudaEpoch, choose_device
+from .cuda_family import CudaFamily
 from .skipgram import CorpusMethod, SkipGram
+from .softmax import FullSoftmax
 
 __all__ = ["CorpusMethod", "Method", "SkipGram", "TrainingError", "hottest_share", "make_method"]
 
@@ -26,20 +30,32 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
         device = choose_device(config.device)
     except RuntimeError as error:
         raise TrainingError(str(error)) from None
+    if (config.model, config.loss) != ("skipgram", "ns") and config.weight_dtype != "float32":
+        raise ValueError(
+            f"weight_dtype: expected float32 for model = {config.model} with loss = {config.loss}, got "
+            f"{config.weight_dtype!r}"
+        )
+    if config.loss == "softmax":
+        return FullSoftmax(corpus, config, device)
     if config.weight_dtype != "float32" and device.type == "cpu":
         raise TrainingError(f"weight_dtype: {config.weight_dtype} is for training on cuda, got a CPU to train on")
     if device.type == "cuda":
         on_device = _start_cuda(corpus, config, device)
         if on_device is not None:
             return on_device
-    return SkipGram(corpus, config)
+    if config.loss == "hs":
+        return HierarchicalSoftmax(corpus, config)
+    return Cbow(corpus, config) if config.model == "cbow" else SkipGram(corpus, config)
 
 
-def _start_cuda(corpus: Corpus, config: TrainConfig, device: torch.device) -> CudaEpoch | None:
+def _start_cuda(corpus: Corpus, config: TrainConfig, device: torch.device) -> Method | None:
     """Tables and corpus on the device; None, and the CPU, where they do not fit and ``auto`` leaves the choice."""
     start = CorpusMethod(corpus, config)
     hottest = hottest_share(corpus.vocab.counts, start.keep_probabilities)
     try:
+        if (config.model, config.loss) != ("skipgram", "ns"):
+            tree = huffman_tree(corpus.vocab.counts) if config.loss == "hs" else None
+            return CudaFamily(device, start, tree, hottest)
         return CudaEpoch(device, config, start.in_weight, start.ids, start.alias, start.keep, hottest)
     except (torch.OutOfMemoryError, ValueError) as error:
         reason = str(error).partition("\n")[0]

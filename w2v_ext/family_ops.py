@@ -1,0 +1,171 @@
+"""The operators of CBOW and hierarchical softmax; those of skip-gram stand in ``ops.py``."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from . import ops
+
+
+def train_cbow_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    ids: Tensor,
+    alias: Tensor,
+    keep: Tensor,
+    *,
+    mean: bool,
+    divide: bool,
+    window: int,
+    negative: int,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    lr: float,
+    begin: int,
+    end: int,
+    threads: int,
+) -> tuple[float, int, int]:
+    """Train CBOW with negative sampling on the sentences that start in ``ids[begin:end]``, in place.
+
+    What predicts a centre is h, the mean or sum of its contexts' rows of ``in_weight`` (Mikolov et al. 2013); two
+    neighbouring centres share their negatives. Draws, threads and the cutting of the corpus are as in
+    :func:`w2v_ext.ops.train_sgns_`.
+
+    Args:
+        mean: h is the mean of the contexts, or else their sum.
+        divide: each context's row gets the gradient of h divided by the number of contexts, or else whole. The
+            gradient of the loss is that with ``divide == mean`` (Irsoy et al. 2021); word2vec.c takes the mean and does
+            not divide.
+        in_weight, out_weight, ids, alias, keep: as in :func:`w2v_ext.ops.train_sgns_`.
+        window, negative, seed, epoch, epochs, lr, begin, end, threads: as in :func:`w2v_ext.ops.train_sgns_`.
+
+    Returns:
+        The loss summed over centres in float64, the number of centres, and of words after subsampling.
+
+    Equivalent in NumPy: :func:`w2v_ext.reference_epochs.train_cbow_`.
+    """
+    loss, centers, words = ops._call(
+        ops._ops.train_cbow_,
+        *(in_weight, out_weight, ids, alias, keep, mean, divide),
+        *(window, negative, seed, epoch, epochs, lr, begin, end, threads),
+    ).tolist()
+    return loss, int(centers), int(words)
+
+
+def train_hs_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    ids: Tensor,
+    path_start: Tensor,
+    path: Tensor,
+    keep: Tensor,
+    *,
+    cbow: bool,
+    mean: bool,
+    divide: bool,
+    window: int,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    lr: float,
+    begin: int,
+    end: int,
+    threads: int,
+) -> tuple[float, int, int]:
+    """Train with hierarchical softmax on the sentences that start in ``ids[begin:end]``, in place.
+
+    The loss of a centre w and a vector v that predicts it (a context's row; CBOW: h of :func:`train_cbow_`) is, over
+    the nodes n of w's path and its codes c (Morin and Bengio 2005)::
+
+        loss = - sum_n log sigmoid((1 - 2 c_n) out_weight[n] . v)
+
+    Args:
+        out_weight: (V, D), row n is inner node n; the last is not used. As in word2vec.c the centre's path is what its
+            contexts predict, for skip-gram too.
+        path_start, path: (V + 1,) int64 and (L,) int32, see :class:`w2v_ext.huffman.HuffmanTree`.
+        cbow: CBOW, or else skip-gram, for which ``mean`` and ``divide`` mean nothing; see :func:`train_cbow_`.
+        in_weight, ids, keep: as in :func:`w2v_ext.ops.train_sgns_`.
+        window, seed, epoch, epochs, lr, begin, end, threads: as in :func:`w2v_ext.ops.train_sgns_`.
+
+    Returns:
+        The loss summed over pairs (CBOW: centres) in float64, their number, and that of words after subsampling.
+
+    Equivalent in NumPy: :func:`w2v_ext.reference_epochs.train_hs_`.
+    """
+    loss, pairs, words = ops._call(
+        ops._ops.train_hs_,
+        *(in_weight, out_weight, ids, path_start, path, keep, cbow, mean, divide),
+        *(window, seed, epoch, epochs, lr, begin, end, threads),
+    ).tolist()
+    return loss, int(pairs), int(words)
+
+
+def train_cbow_cuda_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    sums: Tensor,
+    bad: Tensor,
+    ids: Tensor,
+    alias: Tensor,
+    keep: Tensor,
+    *,
+    mean: bool,
+    divide: bool,
+    window: int,
+    negative: int,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    lr: float,
+    begin: int,
+    end: int,
+    sentences_in_flight: int,
+) -> None:
+    """Train as :func:`train_cbow_` does, on CUDA: queued on the current stream, without waiting for the device.
+
+    Args:
+        in_weight, out_weight: (V, D) float32.
+        sums, bad: as in :func:`w2v_ext.ops.train_sgns_cuda_`.
+        ids: all of the corpus.
+        alias, keep, mean, divide, window, negative, seed, epoch, epochs, lr, begin, end: as in :func:`train_cbow_`.
+        sentences_in_flight: warps at work, each on a sentence; with 1 the result is the CPU's with one thread.
+    """
+    ops._call(
+        ops._ops.train_cbow_cuda_,
+        *(in_weight, out_weight, sums, bad, ids, alias, keep, mean, divide, window, negative, seed, epoch, epochs, lr),
+        *(begin, end, sentences_in_flight),
+    )
+
+
+def train_hs_cuda_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    sums: Tensor,
+    bad: Tensor,
+    ids: Tensor,
+    path_start: Tensor,
+    path: Tensor,
+    keep: Tensor,
+    *,
+    longest: int,
+    cbow: bool,
+    mean: bool,
+    divide: bool,
+    window: int,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    lr: float,
+    begin: int,
+    end: int,
+    sentences_in_flight: int,
+) -> None:
+    """Train as :func:`train_hs_` does, on CUDA; ``longest`` is the number of nodes on the longest path, which is not
+    checked. See :func:`train_cbow_cuda_`.
+    """
+    ops._call(
+        ops._ops.train_hs_cuda_,
+        *(in_weight, out_weight, sums, bad, ids, path_start, path, keep, longest, cbow, mean, divide, window),
+        *(seed, epoch, epochs, lr, begin, end, sentences_in_flight),
+    )
