@@ -177,6 +177,7 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
         config.to_dict(),
         metrics,
         trainer.state.history,
+        tensors,
     )
     (directory / CHECKPOINT).unlink(missing_ok=True)
     vectors = trainer.keyed_vectors()

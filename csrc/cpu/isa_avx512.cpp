@@ -26,12 +26,14 @@ namespace w2v::W2V_ISA {
 #include "sgns_plan.h"
 #include "sgns_block.h"
 #include "sgns_kernel.h"
+#include "subword_kernel.h"
 #include "loss_kernel.h"
 
 extern const KernelTable table;
 const KernelTable table = {
     "avx512",
     train_sgns,
+    train_subwords,
     merge_rows,
     loss_kernels<float>(),
     loss_kernels<double>(),

@@ -34,13 +34,14 @@ constexpr int kTogether = 4;  // vectors of scores that go through `logistic` si
 
 // From scores to coefficients lr (label - sigmoid(score)), in place. With t = -score where it should be high (w < 0)
 // and score where low, the loss is |w| (max(t, 0) + log(1 + e^-|t|)) and its slope in t |w| sigmoid(t).
+template <int kAtOnce = kTogether>
 W2V_INLINE void logistic(float* scores, const float* weights, int count, Vf minus_lr, Vf* loss) {
   const Vf zero = Vf{}, one = broadcast(1.0f);
   Vf sum = *loss;
-  for (int i = 0; i < count; i += kTogether * kWidth) {
-    Vf w[kTogether], t[kTogether], e[kTogether], l[kTogether];
+  for (int i = 0; i < count; i += kAtOnce * kWidth) {
+    Vf w[kAtOnce], t[kAtOnce], e[kAtOnce], l[kAtOnce];
 #pragma GCC unroll 4
-    for (int v = 0; v < kTogether; ++v) {
+    for (int v = 0; v < kAtOnce; ++v) {
       w[v] = load(weights + i + v * kWidth);
       t[v] = reinterpret_cast<Vf>(reinterpret_cast<Vi>(load(scores + i + v * kWidth)) ^
                                   (reinterpret_cast<Vi>(w[v]) & INT32_MIN));
@@ -48,11 +49,11 @@ W2V_INLINE void logistic(float* scores, const float* weights, int count, Vf minu
     }
     exp_nonpositive(e);
 #pragma GCC unroll 4
-    for (int v = 0; v < kTogether; ++v)
+    for (int v = 0; v < kAtOnce; ++v)
       store(scores + i + v * kWidth, (t[v] < zero ? e[v] : one) / (e[v] + 1.0f) * (w[v] * minus_lr));
     log1p_unit(e, l);
 #pragma GCC unroll 4
-    for (int v = 0; v < kTogether; ++v) {
+    for (int v = 0; v < kAtOnce; ++v) {
       const Vf size = reinterpret_cast<Vf>(reinterpret_cast<Vi>(w[v]) & INT32_MAX);
       sum += size * ((t[v] < zero ? zero : t[v]) + l[v]);  // so a NaN gets into the loss
     }
@@ -81,7 +82,7 @@ W2V_INLINE void score_tile(float* const* contexts, float* const* outputs, int64_
   if constexpr (kRest > 0) store(scores + kFull * kWidth, fold<kRest>(sums + kFull * kWidth));
 }
 
-template <int N>
+template <int N, int kAtOnce = kTogether>
 W2V_INLINE void score_rows(float* const* contexts, int num_contexts, float* const* outputs, int64_t padded,
                            const float* weights, float* coef, Vf minus_lr, Vf* loss) {
   constexpr int kStep = kTile<N>;
@@ -93,7 +94,7 @@ W2V_INLINE void score_rows(float* const* contexts, int num_contexts, float* cons
   if (kStep > 2 && num_contexts - m == 2) score_tile<2, N>(contexts + m, outputs, padded, at);
   if (kStep > 1 && num_contexts - m == 1) score_tile<1, N>(contexts + m, outputs, padded, at);
   const int last = ((num_contexts - m) * N + kWidth - 1) / kWidth * kWidth;
-  logistic(coef, weights, static_cast<int>(at - coef) + last, minus_lr, loss);
+  logistic<kAtOnce>(coef, weights, static_cast<int>(at - coef) + last, minus_lr, loss);
 }
 
 // One context after the other: contexts[m] += sum_n coef[m, n] outputs[n], outputs[n] += coef[m, n] contexts[m], so

@@ -112,11 +112,13 @@ inline void unite(int count, int64_t padded, const float* copies, float* const* 
       originals[i][d] += copies[2 * i * padded + d] - copies[(2 * i + 1) * padded + d];
 }
 
-inline void train_block(const SgnsParams& p, int64_t padded, Scratch* s, int64_t index, LossSum* loss) {
+// The rows of a block's outputs, those that are to be prefetched, and which negatives are centres. Gives how many
+// outputs are copies, to be united when the block is trained.
+inline int find_outputs(const SgnsParams& p, int64_t padded, Scratch* s, int64_t index) {
   const Batch& batch = s->batch;
   const int64_t after = std::min<int64_t>(index + 2, batch.blocks.size() - 1);
   const Block &block = batch.blocks[index], &next = batch.blocks[after];
-  const int num_contexts = block.high - block.low, num_outputs = kBlock + p.negative, most = 2 * p.window + kBlock;
+  const int num_outputs = kBlock + p.negative;
   float** outputs = s->outputs.data();
   float** ahead = s->ahead.data();
   for (int g = 0; g < kBlock; ++g) {
@@ -128,22 +130,24 @@ inline void train_block(const SgnsParams& p, int64_t padded, Scratch* s, int64_t
     outputs[kBlock + k] = batch.negatives[index * p.negative + k];
     ahead[kBlock + k] = batch.negatives[after * p.negative + k];
   }
-  find_masks(block, batch.windows.data(), most, s->masks.data());
   s->collisions.clear();
-  int copies = 0;
-  if (!block.plain) {
-    for (int n = kBlock; n < num_outputs; ++n)
-      for (int g = 0; g < block.count; ++g)
-        if (outputs[n] == outputs[g]) s->collisions.push_back({n, g});
-    copies = separate(outputs, num_outputs, padded, s->copies, s->originals.data());
-  }
+  if (block.plain) return 0;
+  for (int n = kBlock; n < num_outputs; ++n)
+    for (int g = 0; g < block.count; ++g)
+      if (outputs[n] == outputs[g]) s->collisions.push_back({n, g});
+  return separate(outputs, num_outputs, padded, s->copies, s->originals.data());
+}
 
-  Group group{
-      batch.in_rows.data() + block.low, num_contexts, most, padded, s->masks.data(), s->deltas.data(), block.lr};
+// Trains contexts against the outputs that were found: num_contexts of them, never more than `most`, in the windows
+// that their masks say. Masks behind them are 0.
+inline void train_contexts(const SgnsParams& p, int64_t padded, Scratch* s, float lr, float* const* contexts,
+                           const int32_t* masks, int num_contexts, int most, LossSum* loss) {
+  const int num_outputs = kBlock + p.negative;
+  Group group{contexts, num_contexts, most, padded, masks, s->deltas.data(), lr};
   const auto select = [&](int first) {
     group.table = s->table[first > 0];
-    group.outputs = outputs + first;
-    group.ahead = ahead + first;
+    group.outputs = s->outputs.data() + first;
+    group.ahead = s->ahead.data() + first;
     group.weights = s->weights.data() + first / kGroup * s->region;
     group.coef = s->coef.data() + first / kGroup * s->region;
     return std::min(kGroup, num_outputs - first);
@@ -167,32 +171,24 @@ inline void train_block(const SgnsParams& p, int64_t padded, Scratch* s, int64_t
       with_group_size(size, UpdateLastGroup{group});
     }
   }
+}
+
+inline void train_block(const SgnsParams& p, int64_t padded, Scratch* s, int64_t index, LossSum* loss) {
+  const Block& block = s->batch.blocks[index];
+  const int most = 2 * p.window + kBlock;
+  find_masks(block, s->batch.windows.data(), most, s->masks.data());
+  const int copies = find_outputs(p, padded, s, index);
+  train_contexts(p, padded, s, block.lr, s->batch.in_rows.data() + block.low, s->masks.data(), block.high - block.low,
+                 most, loss);
   if (copies > 0) unite(copies, padded, s->copies, s->originals.data());
 }
 
 inline void train_sgns(const SgnsParams& p, int64_t begin, int64_t end, SgnsStats* stats) {
   const int64_t padded = (p.dim + kWidth - 1) / kWidth * kWidth;
   Scratch scratch(p, padded);
-  Batch& batch = scratch.batch;
-  SgnsStats sums;  // on this thread's own stack: the threads' results share cache lines
   LossSum loss;
-  int64_t i = begin;
-  if (i > 0)  // the sentence that runs into this stretch belongs to the one before
-    while (i < end && p.ids[i - 1] >= 0) ++i;
-  while (i < end) {
-    batch.clear();
-    while (i < end && batch.kept < kBatch) {
-      int64_t stop = i;
-      while (stop < p.num_ids && static_cast<uint32_t>(p.ids[stop]) < p.vocab_size) ++stop;
-      if (stop < p.num_ids && p.ids[stop] >= 0)
-        throw std::out_of_range("ids: word " + std::to_string(p.ids[stop]) + " at position " + std::to_string(stop) +
-                                " is out of range for in_weight with " + std::to_string(p.vocab_size) + " rows");
-      plan_sentence(p, p.ids + i, stop - i, i, &batch, &sums);
-      i = stop + 1;
-    }
-    for (size_t b = 0; b < batch.blocks.size(); ++b) train_block(p, padded, &scratch, b, &loss);
-  }
-  stats->loss += sums.loss + loss.total();
-  stats->pairs += sums.pairs;
-  stats->words += sums.words;
+  each_batch(p, begin, end, &scratch.batch, stats, [&] {
+    for (size_t b = 0; b < scratch.batch.blocks.size(); ++b) train_block(p, padded, &scratch, b, &loss);
+  });
+  stats->loss += loss.total();
 }

@@ -116,3 +116,28 @@ inline void plan_sentence(const SgnsParams& p, const int32_t* ids, int64_t lengt
     }
   }
 }
+
+// Calls train() with batch after batch of the sentences that start in ids[begin, end).
+template <typename Train>
+inline void each_batch(const SgnsParams& p, int64_t begin, int64_t end, Batch* batch, SgnsStats* stats,
+                       const Train& train) {
+  SgnsStats sums;  // on this thread's own stack: the threads' results share cache lines
+  int64_t i = begin;
+  if (i > 0)  // the sentence that runs into this stretch belongs to the one before
+    while (i < end && p.ids[i - 1] >= 0) ++i;
+  while (i < end) {
+    batch->clear();
+    while (i < end && batch->kept < kBatch) {
+      int64_t stop = i;
+      while (stop < p.num_ids && static_cast<uint32_t>(p.ids[stop]) < p.vocab_size) ++stop;
+      if (stop < p.num_ids && p.ids[stop] >= 0)
+        throw std::out_of_range("ids: word " + std::to_string(p.ids[stop]) + " at position " + std::to_string(stop) +
+                                " is out of range for in_weight with " + std::to_string(p.vocab_size) + " rows");
+      plan_sentence(p, p.ids + i, stop - i, i, batch, &sums);
+      i = stop + 1;
+    }
+    train();
+  }
+  stats->pairs += sums.pairs;
+  stats->words += sums.words;
+}

@@ -11,8 +11,9 @@ from ..corpus import Corpus
 from .base import Method, TrainingError, hottest_share
 from .cuda_epoch import CudaEpoch, choose_device
 from .skipgram import CorpusMethod, SkipGram
+from .subword import FastText
 
-__all__ = ["CorpusMethod", "Method", "SkipGram", "TrainingError", "hottest_share", "make_method"]
+__all__ = ["CorpusMethod", "FastText", "Method", "SkipGram", "TrainingError", "hottest_share", "make_method"]
 
 
 def make_method(corpus: Corpus, config: TrainConfig) -> Method:
@@ -28,6 +29,10 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
         raise TrainingError(str(error)) from None
     if config.weight_dtype != "float32" and device.type == "cpu":
         raise TrainingError(f"weight_dtype: {config.weight_dtype} is for training on cuda, got a CPU to train on")
+    if config.model in ("fasttext", "fasttext-cbow"):
+        if device.type == "cuda" and config.device == "cuda":
+            raise TrainingError(f"device: {config.model} is trained on the CPU only; use --device cpu")
+        return FastText(corpus, config)
     if device.type == "cuda":
         on_device = _start_cuda(corpus, config, device)
         if on_device is not None:
