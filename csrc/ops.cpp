@@ -40,9 +40,20 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
   m.def(
       "train_sgns_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor ids, Tensor alias, Tensor keep, int window, "
       "int negative, int seed, int epoch, int epochs, float lr, int begin, int end, int threads) -> Tensor");
-  // The same on CUDA, without waiting for it: sums (3,) float64 grows by (loss, pairs, words), and bad (1,) int64 falls
-  // to the first place of a word that is out of range (start it at 2^63 - 1). ids are words first, first + 1, ... of a
-  // corpus of num_ids; begin and end are places in that corpus. Weights float32 or bfloat16.
+  // CBOW: mean or sum of the contexts; divide: each context gets the gradient divided by their number.
+  m.def(
+      "train_cbow_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor ids, Tensor alias, Tensor keep, bool mean, "
+      "bool divide, int window, int negative, int seed, int epoch, int epochs, float lr, int begin, int end, "
+      "int threads) -> Tensor");
+  // Hierarchical softmax, of skip-gram or CBOW: row n of out_weight is inner node n, and word w's path from the root is
+  // path (L,) int32 from path_start[w] to path_start[w + 1], (V + 1,) int64, each step node << 1 | code.
+  m.def(
+      "train_hs_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor ids, Tensor path_start, Tensor path, Tensor keep, "
+      "bool cbow, bool mean, bool divide, int window, int seed, int epoch, int epochs, float lr, int begin, int end, "
+      "int threads) -> Tensor");
+  // Skip-gram on CUDA, without waiting for it: sums (3,) float64 grows by (loss, pairs, words), and bad (1,) int64
+  // falls to the first place of a word that is out of range (start it at 2^63 - 1). ids are words first, first + 1, ...
+  // of a corpus of num_ids; begin and end are places in that corpus. Weights float32 or bfloat16.
   m.def(
       "train_sgns_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
       "Tensor alias, Tensor keep, int first, int num_ids, int begin, int end, int window, int negative, int seed, "

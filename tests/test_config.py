@@ -41,6 +41,10 @@ def test_learning_rate(value):
         ({"tokenizer": "bpe"}, "tokenizer: expected one of whitespace, word, char, jieba, got 'bpe'"),
         ({"errors": "ignore"}, "errors: expected one of strict, replace, got 'ignore'"),
         ({"lowercase": "yes"}, "lowercase: expected true or false, got 'yes'"),
+        ({"model": "glow"}, "model: expected one of skipgram, cbow.*, got 'glow'"),
+        ({"loss": "ce"}, "loss: expected one of ns, hs, softmax, got 'ce'"),
+        ({"cbow_mean": 1}, "cbow_mean: expected true or false, got 1"),
+        ({"cbow_divide_gradient": "no"}, "cbow_divide_gradient: expected true or false, got 'no'"),
     ],
 )
 def test_other_settings(settings, message):

@@ -24,6 +24,8 @@ SETTINGS_OF_THE_MACHINE = (
     "tensorboard",
     "cache_dir",
     "checkpoint_minutes",
+    "checkpoint_words",
+    "checkpoint_keep",
 )
 """Settings that may change between a run and its resumption; all others shape the result."""
 
@@ -42,16 +44,22 @@ class TrainConfig:
     out: str = "vectors"
     """Directory of the model."""
 
-    model: Literal["skipgram", "fasttext", "fasttext-cbow"] = "skipgram"
-    """What to train."""
-    loss: Literal["ns"] = "ns"
-    """How the probability of a word is learnt: negative sampling."""
+    model: Literal["skipgram", "cbow", "fasttext", "fasttext-cbow"] = "skipgram"
+    """What to train: skip-gram predicts each context by itself, CBOW the centre from all its contexts together;
+    fasttext and fasttext-cbow make words of n-grams."""
+    loss: Literal["ns", "hs", "softmax"] = "ns"
+    """How the probability of a word is learnt: negative sampling, hierarchical softmax, or the full softmax (for small
+    vocabularies)."""
+    cbow_mean: bool = True
+    """CBOW predicts from the mean of the contexts, or else from their sum."""
+    cbow_divide_gradient: bool = False
+    """CBOW gives each context the gradient divided by the number of contexts, or else whole, as word2vec does."""
     dim: int = 100
     """Dimension of the vectors."""
     window: int = 5
     """Largest distance between centre and context; the actual one is drawn from 1 to this for every centre."""
     negative: int = 5
-    """Negative samples per centre, shared by its contexts and with a neighbouring centre."""
+    """Negative samples per centre, shared by its contexts; skip-gram shares them with a neighbouring centre as well."""
     epochs: int = 5
     """Passes over the corpus."""
     sample: float = 1e-3
@@ -98,6 +106,12 @@ class TrainConfig:
     """Where encoded corpora are kept (default: $W2V_EXT_CACHE or ~/.cache/w2v_ext)."""
     checkpoint_minutes: float = 10.0
     """Save a checkpoint this often; 0 saves only when interrupted."""
+    checkpoint_words: int = 0
+    """Save a checkpoint after so many words of the text as well; 0 goes by the clock alone."""
+    checkpoint_keep: int = 1
+    """How many checkpoints to keep: the newest and those before it."""
+    sync_every: int = 0
+    """With torchrun: words that each process trains on between two exchanges of rows; 0 finds a number."""
 
     def __post_init__(self) -> None:
         """Check every setting."""
@@ -108,14 +122,17 @@ class TrainConfig:
         SubwordSettings(self.min_n, self.max_n, self.buckets)
         self._check_integer("threads", 0, 4096)
         self._check_integer("sentences_in_flight", 0, 2**20)
+        self._check_integer("checkpoint_words", 0, 2**62)
+        self._check_integer("checkpoint_keep", 1, 1000)
+        self._check_integer("sync_every", 0, 2**40)
         self._check_integer("seed", 0, 2**63 - 1)
         if self.max_vocab is not None:
             self._check_integer("max_vocab", 2, 2**31)
         for name, low in (("lr", None), ("sample", 0), ("noise_power", 0), ("checkpoint_minutes", 0)):
             self._check_number(name, low)
         for name, choices in (
-            ("model", ("skipgram", "fasttext", "fasttext-cbow")),
-            ("loss", ("ns",)),
+            ("model", ("skipgram", "cbow", "fasttext", "fasttext-cbow")),
+            ("loss", ("ns", "hs", "softmax")),
             ("tokenizer", ("whitespace", "word", "char", "jieba")),
             ("errors", ("strict", "replace")),
             ("device", ("cpu", "cuda", "auto")),
@@ -123,8 +140,9 @@ class TrainConfig:
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        if not isinstance(self.lowercase, bool):
-            raise ValueError(f"lowercase: expected true or false, got {self.lowercase!r}")
+        for name in ("lowercase", "cbow_mean", "cbow_divide_gradient"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: expected true or false, got {getattr(self, name)!r}")
 
     def _check_texts(self) -> None:
         corpus = (self.corpus,) if isinstance(self.corpus, (str, os.PathLike)) else self.corpus
@@ -164,10 +182,11 @@ class TrainConfig:
 
     @property
     def num_threads(self) -> int:
-        """Threads to use: ``threads``, or every core this process may run on."""
+        """Threads to use: ``threads``, or every core this process may run on; torchrun's processes share them."""
         if self.threads:
             return self.threads
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
     @property
     def probe_words(self) -> list[str]:

@@ -197,7 +197,7 @@ def train_sgns_(
 
     Two neighbouring centres and their contexts share their negatives, and a negative that is the centre itself does not
     count, as in word2vec.c; every draw depends on (seed, epoch, place in the corpus) alone. Threads
-    share the weights without locks (Hogwild), except the rows of the 128 most frequent words (the first), of which each
+    share the weights without locks (Hogwild), except the rows of the 192 most frequent words (the first), of which each
     thread has copies that are merged every few thousand words; with one thread the result is the same bits however the
     corpus is cut.
 
@@ -221,6 +221,100 @@ def train_sgns_(
         _ops.train_sgns_,
         *(in_weight, out_weight, ids, alias, keep),
         *(window, negative, seed, epoch, epochs, lr, begin, end, threads),
+    ).tolist()
+    return loss, int(pairs), int(words)
+
+
+def train_cbow_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    ids: Tensor,
+    alias: Tensor,
+    keep: Tensor,
+    *,
+    mean: bool,
+    divide: bool,
+    window: int,
+    negative: int,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    lr: float,
+    begin: int,
+    end: int,
+    threads: int,
+) -> tuple[float, int, int]:
+    """Train CBOW with negative sampling on the sentences that start in ``ids[begin:end]``, in place.
+
+    What predicts a centre is h, the mean or sum of its contexts' rows of ``in_weight`` (Mikolov et al. 2013); each
+    centre has its own negatives, and one that is the centre does not count. Draws, threads and the cutting of the
+    corpus are as in :func:`train_sgns_`.
+
+    Args:
+        mean: h is the mean of the contexts, or else their sum.
+        divide: each context's row gets the gradient of h divided by the number of contexts, or else whole. The
+            gradient of the loss is that with ``divide == mean`` (Irsoy et al. 2021); word2vec.c takes the mean and does
+            not divide.
+        in_weight, out_weight, ids, alias, keep: as in :func:`train_sgns_`.
+        window, negative, seed, epoch, epochs, lr, begin, end, threads: as in :func:`train_sgns_`.
+
+    Returns:
+        The loss summed over centres in float64, the number of centres, and of words after subsampling.
+
+    Equivalent in NumPy: :func:`w2v_ext.reference_epochs.train_cbow_`.
+    """
+    loss, centers, words = _call(
+        _ops.train_cbow_,
+        *(in_weight, out_weight, ids, alias, keep, mean, divide),
+        *(window, negative, seed, epoch, epochs, lr, begin, end, threads),
+    ).tolist()
+    return loss, int(centers), int(words)
+
+
+def train_hs_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    ids: Tensor,
+    path_start: Tensor,
+    path: Tensor,
+    keep: Tensor,
+    *,
+    cbow: bool,
+    mean: bool,
+    divide: bool,
+    window: int,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    lr: float,
+    begin: int,
+    end: int,
+    threads: int,
+) -> tuple[float, int, int]:
+    """Train with hierarchical softmax on the sentences that start in ``ids[begin:end]``, in place.
+
+    The loss of a centre w and a vector v that predicts it (a context's row; CBOW: h of :func:`train_cbow_`) is, over
+    the nodes n of w's path and its codes c (Morin and Bengio 2005)::
+
+        loss = - sum_n log sigmoid((1 - 2 c_n) out_weight[n] . v)
+
+    Args:
+        out_weight: (V, D), row n is inner node n; the last is not used. As in word2vec.c the centre's path is what its
+            contexts predict, for skip-gram too.
+        path_start, path: (V + 1,) int64 and (L,) int32, see :class:`w2v_ext.huffman.HuffmanTree`.
+        cbow: CBOW, or else skip-gram, for which ``mean`` and ``divide`` mean nothing; see :func:`train_cbow_`.
+        in_weight, ids, keep: as in :func:`train_sgns_`.
+        window, seed, epoch, epochs, lr, begin, end, threads: as in :func:`train_sgns_`.
+
+    Returns:
+        The loss summed over pairs (CBOW: centres) in float64, their number, and that of words after subsampling.
+
+    Equivalent in NumPy: :func:`w2v_ext.reference_epochs.train_hs_`.
+    """
+    loss, pairs, words = _call(
+        _ops.train_hs_,
+        *(in_weight, out_weight, ids, path_start, path, keep, cbow, mean, divide),
+        *(window, seed, epoch, epochs, lr, begin, end, threads),
     ).tolist()
     return loss, int(pairs), int(words)
 

@@ -15,7 +15,7 @@
 namespace w2v {
 
 constexpr int64_t kThreadStretch = 8192;  // ids a thread takes at a time: some 2 ms of work, so threads end together
-constexpr int64_t kHotRows = 128;
+constexpr int64_t kHotRows = 192;
 
 // A thread's own copies of the first rows of both tables: of the most frequent words (ids are sorted by frequency), and
 // of the top of the tree. All threads write these

@@ -12,10 +12,10 @@
 #include "kernels.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi2,prfchw"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,bmi2")
+#pragma GCC target("avx2,fma,f16c,bmi2,prfchw")
 #endif
 #define W2V_ISA avx2
 #define W2V_WIDTH 8
@@ -25,6 +25,8 @@ namespace w2v::W2V_ISA {
 #include "sgns_plan.h"
 #include "sgns_block.h"
 #include "sgns_kernel.h"
+#include "cbow_kernel.h"
+#include "hs_kernel.h"
 #include "subword_kernel.h"
 #include "loss_kernel.h"
 
@@ -32,6 +34,9 @@ extern const KernelTable table;
 const KernelTable table = {
     "avx2",
     train_sgns,
+    train_cbow,
+    train_skipgram_hs,
+    train_cbow_hs,
     train_subwords,
     merge_rows,
     loss_kernels<float>(),

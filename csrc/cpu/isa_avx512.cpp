@@ -12,11 +12,11 @@
 #include "kernels.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2"))), \
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2,prfchw"))), \
                              apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2,prfchw")
 #endif
 #define W2V_ISA avx512
 #define W2V_WIDTH 16
@@ -26,6 +26,8 @@ namespace w2v::W2V_ISA {
 #include "sgns_plan.h"
 #include "sgns_block.h"
 #include "sgns_kernel.h"
+#include "cbow_kernel.h"
+#include "hs_kernel.h"
 #include "subword_kernel.h"
 #include "loss_kernel.h"
 
@@ -33,6 +35,9 @@ extern const KernelTable table;
 const KernelTable table = {
     "avx512",
     train_sgns,
+    train_cbow,
+    train_skipgram_hs,
+    train_cbow_hs,
     train_subwords,
     merge_rows,
     loss_kernels<float>(),

@@ -18,6 +18,8 @@ namespace w2v::W2V_ISA {
 #include "sgns_plan.h"
 #include "sgns_block.h"
 #include "sgns_kernel.h"
+#include "cbow_kernel.h"
+#include "hs_kernel.h"
 #include "subword_kernel.h"
 #include "loss_kernel.h"
 
@@ -25,6 +27,9 @@ extern const KernelTable table;
 const KernelTable table = {
     "portable",
     train_sgns,
+    train_cbow,
+    train_skipgram_hs,
+    train_cbow_hs,
     train_subwords,
     merge_rows,
     loss_kernels<float>(),

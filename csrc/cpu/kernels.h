@@ -12,7 +12,7 @@
 
 namespace w2v {
 
-// ---- the direct path: an epoch of skip-gram with negative sampling, updated in place --------------------------------
+// ---- the direct path: an epoch of skip-gram or CBOW, updated in place -----------------------------------------------
 
 struct SgnsParams {
   float* in;      // (V, D) word vectors: row r starts at in + r * stride, 64-byte aligned, padded with zeros
@@ -32,12 +32,21 @@ struct SgnsParams {
   uint64_t seed;
   uint32_t epoch;
   uint32_t epochs;
-  double lr;  // at the start; falls linearly over all epochs, to lr / 10,000
+  double lr;                   // at the start; falls linearly over all epochs, to lr / 10,000
+  bool own_negatives = false;  // each centre of a block has its own, and does not share them
+  bool mean = true;            // CBOW: what predicts is the mean of the contexts' rows (or their sum), and
+  bool divide = false;         // each context gets that vector's gradient divided by the number of contexts (or whole)
+  // Hierarchical softmax: `out` holds inner nodes, and path[path_start[w]] to path[path_start[w + 1]] lead from the
+  // root to word w: node << 1 | code.
+  const int64_t* path_start = nullptr;
+  const int32_t* path = nullptr;
+
+  int negatives_of_block() const { return own_negatives ? kBlock * negative : negative; }
 };
 
 struct SgnsStats {
   double loss = 0;    // summed over pairs
-  int64_t pairs = 0;  // (centre, context) pairs
+  int64_t pairs = 0;  // (centre, context) pairs; CBOW: centres
   int64_t words = 0;  // words left after subsampling
 };
 
@@ -113,6 +122,9 @@ struct KernelTable {
   const char* name;
   // trains on the sentences that start in ids[begin, end)
   void (*train_sgns)(const SgnsParams&, int64_t begin, int64_t end, SgnsStats*);
+  void (*train_cbow)(const SgnsParams&, int64_t begin, int64_t end, SgnsStats*);
+  void (*train_skipgram_hs)(const SgnsParams&, int64_t begin, int64_t end, SgnsStats*);
+  void (*train_cbow_hs)(const SgnsParams&, int64_t begin, int64_t end, SgnsStats*);
   // the same for fastText's models; `words` is a thread's own, and as it was left by the stretch before
   void (*train_subwords)(const SubwordParams&, int64_t begin, int64_t end, StretchWords* words, SgnsStats*);
   // a thread's own rows meet everybody's: shared += own - base, then own = base = shared; count is a multiple of 16

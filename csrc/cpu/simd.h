@@ -39,6 +39,7 @@ template <typename T>
 W2V_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename VecOf<T>::unaligned*>(p) = v;
 }
+W2V_INLINE Vi load_integers(const int32_t* p) { return *reinterpret_cast<const ViU*>(p); }
 W2V_INLINE void store(int32_t* p, Vi v) { *reinterpret_cast<ViU*>(p) = v; }
 template <typename T>
 W2V_INLINE Vec<T> broadcast(T x) {

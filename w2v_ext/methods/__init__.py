@@ -9,8 +9,10 @@ import torch
 from ..config import TrainConfig
 from ..corpus import Corpus
 from .base import Method, TrainingError, hottest_share
+from .cbow import Cbow, HierarchicalSoftmax
 from .cuda_epoch import CudaEpoch, choose_device
 from .skipgram import CorpusMethod, SkipGram
+from .softmax import FullSoftmax
 from .subword import FastText
 
 __all__ = ["CorpusMethod", "FastText", "Method", "SkipGram", "TrainingError", "hottest_share", "make_method"]
@@ -27,17 +29,29 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
         device = choose_device(config.device)
     except RuntimeError as error:
         raise TrainingError(str(error)) from None
+    if config.model in ("fasttext", "fasttext-cbow") and config.loss != "ns":
+        raise ValueError(f"loss: expected ns for model = {config.model}, got {config.loss!r}")
+    if config.loss == "softmax":
+        if config.weight_dtype != "float32":
+            raise ValueError(f"weight_dtype: expected float32 for loss = softmax, got {config.weight_dtype!r}")
+        return FullSoftmax(corpus, config, device)
+    if device.type == "cuda" and (config.model, config.loss) != ("skipgram", "ns"):
+        if config.device == "cuda":
+            raise TrainingError(
+                f"device: model = {config.model} with loss = {config.loss} trains on the CPU only; use --device cpu"
+            )
+        device = torch.device("cpu")
     if config.weight_dtype != "float32" and device.type == "cpu":
         raise TrainingError(f"weight_dtype: {config.weight_dtype} is for training on cuda, got a CPU to train on")
     if config.model in ("fasttext", "fasttext-cbow"):
-        if device.type == "cuda" and config.device == "cuda":
-            raise TrainingError(f"device: {config.model} is trained on the CPU only; use --device cpu")
         return FastText(corpus, config)
     if device.type == "cuda":
         on_device = _start_cuda(corpus, config, device)
         if on_device is not None:
             return on_device
-    return SkipGram(corpus, config)
+    if config.loss == "hs":
+        return HierarchicalSoftmax(corpus, config)
+    return Cbow(corpus, config) if config.model == "cbow" else SkipGram(corpus, config)
 
 
 def _start_cuda(corpus: Corpus, config: TrainConfig, device: torch.device) -> CudaEpoch | None:

@@ -1,0 +1,77 @@
+"""Huffman codes of a vocabulary: what hierarchical softmax descends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class HuffmanTree:
+    """The paths from the root to every word.
+
+    Attributes:
+        start: (V + 1,) int64; word w's path is ``steps[start[w]:start[w + 1]]``, root first.
+        steps: (L,) int32, each ``node << 1 | code``. Nodes are numbered 0 to V - 2 from the root by falling count, so
+            that those on the most paths come first; they are rows of ``out_weight``, whose last row is not used.
+    """
+
+    start: np.ndarray
+    steps: np.ndarray
+
+    def nodes(self, word: int) -> np.ndarray:
+        """The inner nodes on a word's path, root first."""
+        return self.steps[self.start[word] : self.start[word + 1]] >> 1
+
+    def codes(self, word: int) -> np.ndarray:
+        """0 or 1 for each node of :meth:`nodes`: which way the path goes on."""
+        return self.steps[self.start[word] : self.start[word + 1]] & 1
+
+
+def huffman_tree(counts: np.ndarray) -> HuffmanTree:
+    """Build the tree (Huffman 1952) in which frequent words have short paths, from word counts alone.
+
+    The same counts give the same tree, so a model directory need not hold it. The lighter of two nodes that are joined
+    gets code 0, as in word2vec.c.
+
+    Args:
+        counts: (V,) non-negative integers, at least two.
+
+    Raises:
+        ValueError: fewer than two counts, or a negative one.
+    """
+    counts = np.asarray(counts, np.int64)
+    if counts.ndim != 1 or len(counts) < 2 or counts.min() < 0:
+        raise ValueError(f"counts: expected at least two non-negative integers, got shape {counts.shape}")
+    size = len(counts)
+    order = np.argsort(counts, kind="stable")  # leaves, lightest first: one queue; joined nodes come up sorted: another
+    weights = counts[order].tolist()
+    parent, code = np.zeros(2 * size - 1, np.int64), np.zeros(2 * size - 1, np.int64)
+    leaf, node = 0, size
+    for new in range(size, 2 * size - 1):
+        weights.append(0)
+        for turn in (0, 1):
+            if leaf < size and (node >= new or weights[leaf] < weights[node]):
+                child, leaf = leaf, leaf + 1
+            else:
+                child, node = node, node + 1
+            parent[child], code[child] = new, turn
+            weights[new] += weights[child]
+
+    depth = np.zeros(2 * size - 1, np.int64)
+    for child in range(2 * size - 3, -1, -1):  # a parent has a higher number than its children
+        depth[child] = depth[parent[child]] + 1
+    start = np.zeros(size + 1, np.int64)
+    lengths = np.empty(size, np.int64)
+    lengths[order] = depth[:size]
+    np.cumsum(lengths, out=start[1:])
+    steps = np.empty(start[-1], np.int32)
+    at = np.arange(size)
+    end = start[order + 1] - 1
+    while len(at):  # all words climb at once
+        steps[end] = (2 * size - 2 - parent[at]) << 1 | code[at]
+        at, end = parent[at], end - 1
+        going = at < 2 * size - 2
+        at, end = at[going], end[going]
+    return HuffmanTree(start, steps)
