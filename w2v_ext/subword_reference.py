@@ -55,7 +55,7 @@ def train_subwords_(
 
 def _train_stretch(
     vectors: np.ndarray,
-    out_weight: np.ndarray,
+    out: np.ndarray,
     word_rows: np.ndarray,
     ids: np.ndarray,
     alias: np.ndarray,
@@ -88,27 +88,28 @@ def _train_stretch(
         reach = [1 + ((draw(key, i * slots) & _MASK32) * window >> 32) for i in at]
         for j in range(0, len(at), BLOCK):
             centers = range(j, min(j + BLOCK, len(at)))
-            noise = [sample_alias(alias, draw(key, at[j] * slots + k)) for k in range(1, slots)]
-            outputs = [kept[c] for c in centers] + noise
-            inside = np.array([[c != i and abs(c - i) <= reach[c] for c in centers] for i in range(len(at))], float)
-            differs = np.array([[word != kept[c] for word in noise] for c in centers], float)
-            before = out_weight[outputs]  # (N, D)
-            u = before.copy()
-            if cbow:  # (words that make a vector, its windows), one vector after the other
-                bags = [
-                    ([kept[i] for i in np.flatnonzero(inside[:, g])], np.eye(len(centers))[g])
-                    for g in range(len(centers))
-                ]
-            else:
-                bags = [([kept[i]], inside[i]) for i in np.flatnonzero(inside.any(axis=1))]
-            for bag, windows in bags:
-                weight = np.concatenate([-windows, windows @ differs])  # (N,)
-                v = np.average(vectors[bag], axis=0, weights=word_rows[bag])
-                t = np.where(weight < 0, -1, 1) * (u @ v)
-                loss += float((np.abs(weight) * np.logaddexp(0, t)).sum())
-                pairs += int(windows.sum())
-                coef = -rate * weight * np.exp(-np.logaddexp(0, -t))
-                np.add.at(vectors, bag, coef @ u)
-                u += np.outer(coef, v)
-            np.add.at(out_weight, outputs, u - before)
+            near = [[i for i in range(len(at)) if i != c and abs(i - c) <= reach[c]] for c in centers]
+            # What meets the same outputs: (vectors as lists of words, each with its windows; whose negatives).
+            if cbow:  # the mean of each window, with negatives of its centre's own
+                units = [([([kept[i] for i in near[g]], [g])], c) for g, c in enumerate(centers)]
+            else:  # each word in the windows, with the negatives that they share
+                together = sorted({i for window in near for i in window})
+                units = [([([kept[i]], [g for g in range(len(near)) if i in near[g]]) for i in together], j)]
+            for bags, drawn_at in units:
+                noise = [sample_alias(alias, draw(key, at[drawn_at] * slots + k)) for k in range(1, slots)]
+                outputs = [kept[c] for c in centers] + noise
+                before = out[outputs]  # (N, D); a word that is twice there is moved apart, and united at the end
+                u = before.copy()
+                for bag, windows in bags:
+                    weight = np.array([-1.0 * (g in windows) for g in range(len(centers))] + [0.0] * negative)
+                    for k, word in enumerate(noise):
+                        weight[len(centers) + k] = sum(kept[centers[g]] != word for g in windows)
+                    v = np.average(vectors[bag], axis=0, weights=word_rows[bag])
+                    t = np.where(weight < 0, -1, 1) * (u @ v)
+                    loss += float((np.abs(weight) * np.logaddexp(0, t)).sum())
+                    pairs += len(windows)
+                    coef = -rate * weight * np.exp(-np.logaddexp(0, -t))
+                    np.add.at(vectors, bag, coef @ u)
+                    u += np.outer(coef, v)
+                np.add.at(out, outputs, u - before)
     return loss, pairs, words

@@ -114,7 +114,8 @@ inline void unite(int count, int64_t padded, const float* copies, float* const* 
 
 // The rows of a block's outputs, those that are to be prefetched, and which negatives are centres. Gives how many
 // outputs are copies, to be united when the block is trained.
-inline int find_outputs(const SgnsParams& p, int64_t padded, Scratch* s, int64_t index) {
+// (Where each centre has negatives of its own, those of centre `own`.)
+inline int find_outputs(const SgnsParams& p, int64_t padded, Scratch* s, int64_t index, int own = 0) {
   const Batch& batch = s->batch;
   const int64_t after = std::min<int64_t>(index + 2, batch.blocks.size() - 1);
   const Block &block = batch.blocks[index], &next = batch.blocks[after];
@@ -127,8 +128,8 @@ inline int find_outputs(const SgnsParams& p, int64_t padded, Scratch* s, int64_t
     ahead[num_outputs + g] = batch.in_rows[std::min<int64_t>(next.first + p.window + g, batch.kept - 1)];
   }
   for (int k = 0; k < p.negative; ++k) {
-    outputs[kBlock + k] = batch.negatives[index * p.negative + k];
-    ahead[kBlock + k] = batch.negatives[after * p.negative + k];
+    outputs[kBlock + k] = batch.negatives[index * p.negatives_of_block() + own * p.negative + k];
+    ahead[kBlock + k] = batch.negatives[after * p.negatives_of_block() + own * p.negative + k];
   }
   s->collisions.clear();
   if (block.plain) return 0;

@@ -214,8 +214,8 @@ struct Bag {
 inline void train_bags(const SubwordParams& p, int64_t padded, Scratch* s, int64_t index, Bag* bag, LossSum* loss) {
   const Batch& batch = s->batch;
   const Block& block = batch.blocks[index];
-  const int copies = find_outputs(*p.epoch, padded, s, index);
   for (int g = 0; g < block.count; ++g) {
+    const int copies = find_outputs(*p.epoch, padded, s, index, g);
     const int32_t center = block.first + g, window = batch.windows[center], mask = 1 << g;
     const int32_t from = std::max(block.low, center - window), to = std::min(block.high, center + window + 1);
     float total = 0, *mean = bag->mean, *start = bag->start;
@@ -236,9 +236,9 @@ inline void train_bags(const SubwordParams& p, int64_t padded, Scratch* s, int64
       for (int32_t i = from; i < to; ++i)
         if (i != center) store(batch.in_rows[i] + d, load(batch.in_rows[i] + d) + step);
     }
+    if (copies > 0) unite(copies, padded, s->copies, s->originals.data());
   }
   loss->end_block();
-  if (copies > 0) unite(copies, padded, s->copies, s->originals.data());
 }
 
 inline void train_subwords(const SubwordParams& p, int64_t begin, int64_t end, StretchWords* words, SgnsStats* stats) {
