@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .reference import BLOCK, draw, sample_alias, sentence_key
+from .reference import draw, sample_alias, sentence_key
 from .subwords import SubwordGroups
 
 _MASK32 = 0xFFFFFFFF
@@ -71,7 +71,7 @@ def _train_stretch(
     begin: int,
     end: int,
 ) -> tuple[float, int, int]:
-    """The sentences that start in ``ids[begin:end]``, on the words' vectors; two centres share their negatives."""
+    """The sentences that start in ``ids[begin:end]``, on the words' vectors."""
     loss, pairs, words, start = 0.0, 0, 0, 0
     slots = 1 + negative
     for stop in np.flatnonzero(ids < 0):
@@ -86,30 +86,20 @@ def _train_stretch(
             continue
         kept = [sentence[i] for i in at]
         reach = [1 + ((draw(key, i * slots) & _MASK32) * window >> 32) for i in at]
-        for j in range(0, len(at), BLOCK):
-            centers = range(j, min(j + BLOCK, len(at)))
-            near = [[i for i in range(len(at)) if i != c and abs(i - c) <= reach[c]] for c in centers]
-            # What meets the same outputs: (vectors as lists of words, each with its windows; whose negatives).
-            if cbow:  # the mean of each window, with negatives of its centre's own
-                units = [([([kept[i] for i in near[g]], [g])], c) for g, c in enumerate(centers)]
-            else:  # each word in the windows, with the negatives that they share
-                together = sorted({i for window in near for i in window})
-                units = [([([kept[i]], [g for g in range(len(near)) if i in near[g]]) for i in together], j)]
-            for bags, drawn_at in units:
-                noise = [sample_alias(alias, draw(key, at[drawn_at] * slots + k)) for k in range(1, slots)]
-                outputs = [kept[c] for c in centers] + noise
-                before = out[outputs]  # (N, D); a word that is twice there is moved apart, and united at the end
-                u = before.copy()
-                for bag, windows in bags:
-                    weight = np.array([-1.0 * (g in windows) for g in range(len(centers))] + [0.0] * negative)
-                    for k, word in enumerate(noise):
-                        weight[len(centers) + k] = sum(kept[centers[g]] != word for g in windows)
-                    v = np.average(vectors[bag], axis=0, weights=word_rows[bag])
-                    t = np.where(weight < 0, -1, 1) * (u @ v)
-                    loss += float((np.abs(weight) * np.logaddexp(0, t)).sum())
-                    pairs += len(windows)
-                    coef = -rate * weight * np.exp(-np.logaddexp(0, -t))
-                    np.add.at(vectors, bag, coef @ u)
-                    u += np.outer(coef, v)
-                np.add.at(out, outputs, u - before)
+        for c, center in enumerate(kept):
+            near = [word for i, word in enumerate(kept) if i != c and abs(i - c) <= reach[c]]
+            noise = [sample_alias(alias, draw(key, at[c] * slots + k)) for k in range(1, slots)]
+            outputs = [center, *noise]
+            weight = np.array([-1.0] + [float(word != center) for word in noise])
+            before = out[outputs]  # (N, D); a word that is twice there is moved apart, and united at the end
+            u = before.copy()
+            for bag in [near] if cbow else [[word] for word in near]:  # the words that a vector is the mean of
+                v = np.average(vectors[bag], axis=0, weights=word_rows[bag])
+                t = np.where(weight < 0, -1, 1) * (u @ v)
+                loss += float((np.abs(weight) * np.logaddexp(0, t)).sum())
+                pairs += 1
+                coef = -rate * weight * np.exp(-np.logaddexp(0, -t))
+                np.add.at(vectors, bag, coef @ u)
+                u += np.outer(coef, v)
+            np.add.at(out, outputs, u - before)
     return loss, pairs, words

@@ -7,7 +7,7 @@
 //
 // A stretch is trained in three steps:
 //   compose   when a word is first met in the stretch, its vector, from the sums
-//   train     on these vectors, as skip-gram trains rows of in_weight: the same blocks (sgns_kernel.h), at its speed.
+//   train     on these vectors, as skip-gram trains rows of in_weight, but one (context, centre) after the other.
 //             Continuous bag of words puts the mean of a window in the place of a context
 //   scatter   at the stretch's end, what each vector was moved by, to the sums
 // So a word of n rows costs n reads and n writes a stretch, not an occurrence, and words that share n-grams see of each
@@ -187,15 +187,21 @@ inline void train_context(const SgnsParams& p, int64_t padded, Scratch* s, float
   with_group_size(num_outputs, OneContext{group, s->collisions, &loss->block});
 }
 
-// A block's contexts one after the other, each from where the ones before it have moved the outputs.
+// Centre by centre, with negatives of its own, its contexts one after the other, each from where the ones before it
+// have moved the outputs. Coefficients taken for a whole block at once, as plain skip-gram does, diverge here at
+// fastText's learning rate: words with n-grams in common add to each other's steps.
 inline void train_pairs(const SgnsParams& p, int64_t padded, Scratch* s, int64_t index, LossSum* loss) {
-  const Block& block = s->batch.blocks[index];
-  find_masks(block, s->batch.windows.data(), 2 * p.window + kBlock, s->masks.data());
-  const int copies = find_outputs(p, padded, s, index);
-  for (int m = 0; m < block.high - block.low; ++m)
-    train_context(p, padded, s, block.lr, s->batch.in_rows.data() + block.low + m, s->masks.data() + m, loss);
+  const Batch& batch = s->batch;
+  const Block& block = batch.blocks[index];
+  for (int g = 0; g < block.count; ++g) {
+    const int32_t center = block.first + g, window = batch.windows[center], mask = 1 << g;
+    const int32_t from = std::max(block.low, center - window), to = std::min(block.high, center + window + 1);
+    const int copies = find_outputs(p, padded, s, index, g);
+    for (int32_t i = from; i < to; ++i)
+      if (i != center) train_context(p, padded, s, block.lr, batch.in_rows.data() + i, &mask, loss);
+    if (copies > 0) unite(copies, padded, s->copies, s->originals.data());
+  }
   loss->end_block();
-  if (copies > 0) unite(copies, padded, s->copies, s->originals.data());
 }
 
 // The mean of a window, in the place of a context, and behind it what it starts from.

@@ -101,7 +101,8 @@ Tensor train_subwords(const Tensor& in_weight, const Tensor& ngram_weight, const
   SubwordParams subwords = check_subwords(in_weight, ngram_weight, first, entries, word_rows, group_rows);
   check_in_place(in_weight, ngram_weight);
   check_in_place(ngram_weight, out_weight);
-  params.own_negatives = subwords.cbow = cbow;
+  params.own_negatives = true;
+  subwords.cbow = cbow;
   W2V_CHECK(stretch >= 1, "stretch: expected an integer >= 1, got ", stretch);
   W2V_CHECK(threads >= 1 && threads <= 4096, "threads: expected an integer from 1 to 4096, got ", threads);
 
