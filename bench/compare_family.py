@@ -47,7 +47,7 @@ def gensim_and_ours(gensim: dict[str, Any], ours: dict[str, Any], **more: dict[s
 
 
 def fasttext_and_ours(theirs: str, ours: str) -> dict:
-    """A row's sides: fastText, which draws negatives in proportion to the square root of the count, and this library."""
+    """A row's sides: fastText, whose noise is the square root of the counts, and this library."""
     return {"fasttext": ("fasttext", {"model": theirs}), "w2v_ext": ("w2v_ext", {"model": ours, "noise_power": 0.5})}
 
 
