@@ -67,6 +67,19 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
       "train_hs_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
       "Tensor path_start, Tensor path, Tensor keep, int longest, bool cbow, bool mean, bool divide, int window, "
       "int seed, int epoch, int epochs, float lr, int begin, int end, int sentences_in_flight) -> ()");
+  // fastText's models: rows that the same words have are kept as one sum, those of one word alone in in_weight (V, D),
+  // all others in ngram_weight (C, D). Word w has the sums entries[first[w]:first[w + 1]] (e >= V: ngram_weight[e -
+  // V]), of word_rows (V,) rows; sum e is of group_rows (V + C,) rows. Trains on the whole stretches of ids, at
+  // multiples of `stretch`, that begin in [begin, end).
+  m.def(
+      "train_subwords_(Tensor(a!) in_weight, Tensor(b!) ngram_weight, Tensor(c!) out_weight, Tensor first, "
+      "Tensor entries, Tensor word_rows, Tensor group_rows, Tensor ids, Tensor alias, Tensor keep, bool cbow, "
+      "int window, int negative, int seed, int epoch, int epochs, float lr, int begin, int end, int stretch, "
+      "int threads) -> Tensor");
+  // The vectors of the words (V, D): their sums, divided by word_rows.
+  m.def(
+      "compose_subwords(Tensor in_weight, Tensor ngram_weight, Tensor first, Tensor entries, Tensor word_rows, "
+      "Tensor group_rows) -> Tensor");
   // The last end of whole sentences of ids in [begin, begin + limit]: where a chunk that goes to the device is cut.
   m.def("chunk_end(Tensor ids, int begin, int limit) -> int");
   // The instruction set that the CPU kernels use here.

@@ -91,7 +91,6 @@ def test_overwriting(tmp_path, model, capsys):
         (("v", "no/b.txt", "--replace-space", "_"), "cannot write no/b.txt: No such file or directory"),
         (("v", "b.xyz"), "b.xyz: the name does not tell the format"),
         (("v", "b.txt", "--to", "gensim"), "format: expected one of model, "),
-        (("v", "b.bin", "--to", "fasttext-bin"), "format: fasttext-bin can only be read"),
         (("v", "b.txt", "--limit", "-1"), "limit: expected None or a number >= 0, got -1"),
         (("v", "b.txt", "--max-norm", "0"), "max_norm: expected a number > 0, got 0.0"),
         (("v", "b"), "words: expected text without tab or line break"),

@@ -84,7 +84,6 @@ def test_suffixes(file, name):
     ("file", "name", "message"),
     [
         ("v.xyz", None, "v.xyz: the name does not tell the format: expected one of the suffixes .bin, "),
-        ("v", "fasttext-bin", "format: fasttext-bin can only be read"),
         ("v", "gensim", "format: expected one of model, word2vec-text, .* got 'gensim'"),
         ("v.gz", "safetensors", "v.gz: safetensors is not written compressed"),
     ],

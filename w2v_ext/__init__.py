@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .analysis import analyze_embedding_quality
     from .approximate import ApproximateIndex
     from .embeddings import init_embedding_, pretrained_embedding
+    from .fasttext_vectors import FastTextVectors
     from .formats import load_vectors, save_vectors
     from .page import write_map_page
     from .plots import plot_map
@@ -37,6 +38,7 @@ __all__ = [
     "Corpus",
     "CorpusOptions",
     "DocumentIndex",
+    "FastTextVectors",
     "KeyedVectors",
     "SkipGramNegSampling",
     "TrainConfig",
@@ -63,6 +65,7 @@ __all__ = [
 _LATER = {  # name -> the module it is imported from when it is first asked for: training needs none of them
     "ApproximateIndex": "approximate",
     "DocumentIndex": "search",
+    "FastTextVectors": "fasttext_vectors",
     "analyze_embedding_quality": "analysis",
     "build_index": "search",
     "init_embedding_": "embeddings",

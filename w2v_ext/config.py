@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .packages import import_package
+from .subwords import SubwordSettings
 
 SETTINGS_OF_THE_MACHINE = (
     "out",
@@ -43,8 +44,9 @@ class TrainConfig:
     out: str = "vectors"
     """Directory of the model."""
 
-    model: Literal["skipgram", "cbow"] = "skipgram"
-    """What to train: skip-gram predicts each context by itself, CBOW the centre from all its contexts together."""
+    model: Literal["skipgram", "cbow", "fasttext", "fasttext-cbow"] = "skipgram"
+    """What to train: skip-gram predicts each context by itself, CBOW the centre from all its contexts together;
+    fasttext and fasttext-cbow make words of n-grams."""
     loss: Literal["ns", "hs", "softmax"] = "ns"
     """How the probability of a word is learnt: negative sampling, hierarchical softmax, or the full softmax (for small
     vocabularies)."""
@@ -66,6 +68,12 @@ class TrainConfig:
     """Learning rate at the start; falls linearly to a 10,000th of it."""
     noise_power: float = 0.75
     """Negatives are drawn in proportion to count to this power."""
+    min_n: int = 3
+    """Shortest n-gram of characters that fasttext and fasttext-cbow make words of."""
+    max_n: int = 6
+    """Longest n-gram of characters."""
+    buckets: int = 2_000_000
+    """Buckets that n-grams are hashed into."""
 
     tokenizer: Literal["whitespace", "word", "char", "jieba"] = "whitespace"
     """How lines are cut into tokens; char cuts Chinese, Japanese and Korean into characters."""
@@ -111,6 +119,7 @@ class TrainConfig:
         highest = {"dim": 2**20, "window": 10_000, "negative": 1000, "epochs": 2**31, "min_count": 2**62}
         for name, high in highest.items():
             self._check_integer(name, 1, high)
+        SubwordSettings(self.min_n, self.max_n, self.buckets)
         self._check_integer("threads", 0, 4096)
         self._check_integer("sentences_in_flight", 0, 2**20)
         self._check_integer("checkpoint_words", 0, 2**62)
@@ -122,7 +131,7 @@ class TrainConfig:
         for name, low in (("lr", None), ("sample", 0), ("noise_power", 0), ("checkpoint_minutes", 0)):
             self._check_number(name, low)
         for name, choices in (
-            ("model", ("skipgram", "cbow")),
+            ("model", ("skipgram", "cbow", "fasttext", "fasttext-cbow")),
             ("loss", ("ns", "hs", "softmax")),
             ("tokenizer", ("whitespace", "word", "char", "jieba")),
             ("errors", ("strict", "replace")),

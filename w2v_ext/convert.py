@@ -15,13 +15,15 @@ import tyro
 from . import formats
 from .command_line import progress_bar, read_table, run_command
 from .embeddings import limit_norms
+from .fasttext_vectors import FastTextVectors, has_subwords
 from .formats.registry import FORMATS, format_for_writing
 from .json_values import json_text
 
 DESCRIPTION = """Convert vectors from one format to another.
 
 The format of SRC is told by what is in it, that of DST by its suffix (none: a model directory); --from and --to name
-them otherwise. Text and binary rows may be compressed (.gz, .xz, .zst). Formats:
+them otherwise. Text and binary rows may be compressed (.gz, .xz, .zst). A fasttext-bin has the n-grams of a model that
+has any, unless --limit, --max-norm or --replace-space change the words. Formats:
 
 """ + "\n".join(f"  {f.name}: {f.about}" for f in FORMATS.values())
 
@@ -93,6 +95,10 @@ def run(line: CommandLine) -> None:
     )
     read = time.perf_counter()
     words, vectors, counts = table
+    if chosen.name == name == "fasttext-bin":
+        raise ValueError(f"src: {line.src} is a fasttext-bin already")
+    changed = line.limit is not None or line.replace_space is not None or line.max_norm is not None
+    with_ngrams = chosen.name == "fasttext-bin" and not changed and has_subwords(line.src)
     if line.replace_space is not None:
         words = [line.replace_space.join(word.split()) for word in words]
     if line.max_norm is not None:
@@ -100,7 +106,10 @@ def run(line: CommandLine) -> None:
     is_new = not dst.exists()
     try:
         with progress_bar("writing", " words") as progress:
-            formats.save_vectors(dst, words, vectors, counts, chosen.name, threads=line.threads, progress=progress)
+            if with_ngrams:
+                FastTextVectors.load(line.src).save_fasttext_bin(dst)
+            else:
+                formats.save_vectors(dst, words, vectors, counts, chosen.name, threads=line.threads, progress=progress)
     except BaseException:
         if is_new and chosen.is_directory:
             with contextlib.suppress(OSError):

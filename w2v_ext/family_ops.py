@@ -1,4 +1,4 @@
-"""The operators of CBOW and hierarchical softmax; those of skip-gram stand in ``ops.py``."""
+"""The operators of CBOW, hierarchical softmax and subwords; those of skip-gram stand in ``ops.py``."""
 
 from __future__ import annotations
 
@@ -169,3 +169,62 @@ def train_hs_cuda_(
         *(in_weight, out_weight, sums, bad, ids, path_start, path, keep, longest, cbow, mean, divide, window),
         *(seed, epoch, epochs, lr, begin, end, sentences_in_flight),
     )
+
+
+def train_subwords_(
+    in_weight: Tensor,
+    ngram_weight: Tensor,
+    out_weight: Tensor,
+    *,
+    first: Tensor,
+    entries: Tensor,
+    word_rows: Tensor,
+    group_rows: Tensor,
+    ids: Tensor,
+    alias: Tensor,
+    keep: Tensor,
+    cbow: bool,
+    window: int,
+    negative: int,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    lr: float,
+    begin: int,
+    end: int,
+    stretch: int,
+    threads: int,
+) -> tuple[float, int, int]:
+    """Train fastText's models in place: as :func:`train_sgns_`, of words whose vectors are means of rows.
+
+    The corpus is cut at multiples of ``stretch``; the stretches that begin in ``ids[begin:end]`` are trained whole
+    (sentences belong to where they start). Within one, the words' vectors are trained as rows of their own; at its end
+    the rows that they are made of are moved by as much as the vectors were.
+
+    Args:
+        in_weight: (V, D) float32, the sums of the rows that a word alone has, laid out as :func:`train_sgns_` wants it.
+        ngram_weight: (C, D) the sums of the rows that the same words have.
+        out_weight: (V, D).
+        first, entries, word_rows, group_rows: see :class:`w2v_ext.subwords.SubwordGroups`.
+        cbow: predict the centre from the mean of all rows of the window's words, not the contexts from the centre.
+        ids, alias, keep, window, negative, seed, epoch, epochs, lr, begin, end, threads: as in :func:`train_sgns_`.
+        stretch: ids, at least 1.
+
+    Returns:
+        The loss summed over (centre, context) pairs (``cbow``: centres), their number, and words after subsampling.
+
+    Equivalent in NumPy: :func:`w2v_ext.subword_reference.train_subwords_`.
+    """
+    loss, pairs, words = ops._call(
+        ops._ops.train_subwords_,
+        *(in_weight, ngram_weight, out_weight, first, entries, word_rows, group_rows, ids, alias, keep, cbow),
+        *(window, negative, seed, epoch, epochs, lr, begin, end, stretch, threads),
+    ).tolist()
+    return loss, int(pairs), int(words)
+
+
+def compose_subwords(
+    in_weight: Tensor, ngram_weight: Tensor, first: Tensor, entries: Tensor, word_rows: Tensor, group_rows: Tensor
+) -> Tensor:
+    """Return the vectors (V, D) of the words, from the tables that :func:`train_subwords_` trains."""
+    return ops._call(ops._ops.compose_subwords, in_weight, ngram_weight, first, entries, word_rows, group_rows)

@@ -109,6 +109,8 @@ class KeyedVectors(Comparisons):
     def load(cls, path: PathLike, format: str | None = None, **options: Any) -> KeyedVectors:
         """Load a model directory, or a file or directory in any other of the formats that `formats` reads.
 
+        A model directory with n-grams (fastText's models) gives `FastTextVectors`, which make vectors of unseen words.
+
         Args:
             path: the file or directory.
             format: a name of `formats.FORMATS`; None tells it by what is in the file.
@@ -118,8 +120,10 @@ class KeyedVectors(Comparisons):
             FormatError: a file is missing in the directory, or damaged; the message says where.
             OSError: the file cannot be read.
         """
-        from . import formats
+        from . import fasttext_vectors, formats
 
+        if cls is KeyedVectors and format in (None, "model") and not options and fasttext_vectors.has_subwords(path):
+            return fasttext_vectors.FastTextVectors.load(path, "model")
         return cls(*formats.load_vectors(path, format, **options))
 
     def save(self, directory: PathLike) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class ModelFiles:
         words: the V words, row by row.
         counts: (V,) int64, how often each word occurred.
         config: the settings the model was trained with.
+        extra: further tensors that were asked for, by name, as far as they are there.
     """
 
     in_weight: torch.Tensor
@@ -43,6 +44,7 @@ class ModelFiles:
     words: list[str]
     counts: np.ndarray
     config: dict[str, Any]
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 # ---- writing safely ----------------------------------------------------------------------------------------------
@@ -57,6 +59,7 @@ def save_model(
     config: dict[str, Any],
     metrics: dict[str, Any] | None = None,
     history: dict[str, Any] | None = None,
+    extra: Mapping[str, torch.Tensor | np.ndarray] | None = None,
 ) -> None:
     """Write a model directory: `model.safetensors`, `vocab.tsv`, `config.json` and, where given, metrics and history.
 
@@ -73,6 +76,7 @@ def save_model(
         config: settings, as JSON (paths become strings).
         metrics: measurements, as JSON.
         history: the course of the training, as JSON; see `monitor.HistoryMonitor`.
+        extra: further tensors, by name.
 
     Raises:
         ValueError: shapes that do not match, or a word that `vocab.tsv` cannot hold.
@@ -90,6 +94,8 @@ def save_model(
         if tensor.dim() != 2 or tensor.shape[0] != len(words) or tensor.shape != tensors["in_weight"].shape:
             expected = f"({len(words)}, D)" if name == "in_weight" else str(tuple(tensors["in_weight"].shape))
             raise ValueError(f"{name}: expected shape {expected} to match words, got {tuple(tensor.shape)}")
+    for name, tensor in (extra or {}).items():
+        tensors[name] = torch.as_tensor(tensor).detach().cpu().contiguous()
     # The checksum ties the two files together, should a crash fall between their renames.
     metadata = {"w2v_ext": json.dumps({"version": _VERSION, "vocab_crc32": zlib.crc32(vocab)})}
     contents = {"vocab.tsv": vocab, "config.json": _json_bytes(config)}
@@ -120,14 +126,28 @@ def _json_bytes(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False, default=convert) + "\n").encode("utf-8")
 
 
-def load_model(directory: PathLike) -> ModelFiles:
-    """Read a model directory written by `save_model`.
+def tensor_names(directory: PathLike) -> set[str]:
+    """Return the names of the tensors of a model directory; none where it is no such directory, or damaged."""
+    path = Path(directory) / "model.safetensors"
+    if not path.is_file():
+        return set()
+    safetensors = import_package("safetensors", "safetensors", "to read a model")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except (safetensors.SafetensorError, OSError):
+        return set()
+
+
+def load_model(directory: PathLike, extra: Sequence[str] = ()) -> ModelFiles:
+    """Read a model directory written by `save_model`, and those of the further tensors that `extra` names.
 
     Raises:
         FormatError: a file is missing or damaged, or the files do not belong together; the message names the file.
     """
     directory = Path(directory)
-    tensors, metadata = _read_tensors(directory / "model.safetensors")
+    tensors, metadata = _read_tensors(directory / "model.safetensors", extra)
+    others = {name: tensors.pop(name) for name in extra if name in tensors}
     vocab = _read_bytes(directory / "vocab.tsv")
     try:
         vocabulary = Vocabulary.parse(vocab, directory / "vocab.tsv")
@@ -146,7 +166,7 @@ def load_model(directory: PathLike) -> ModelFiles:
         raise FormatError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(config, dict):
         raise FormatError(f"{path}: expected a JSON object, got {type(config).__name__}")
-    return ModelFiles(tensors["in_weight"], tensors.get("out_weight"), words, counts, config)
+    return ModelFiles(tensors["in_weight"], tensors.get("out_weight"), words, counts, config, others)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -156,14 +176,15 @@ def _read_bytes(path: Path) -> bytes:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _read_tensors(path: Path, extra: Sequence[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     if not path.is_file():
         raise FormatError(f"{path}: no such file; a model directory has one")
     safetensors = import_package("safetensors", "safetensors", "to read a model")
+    wanted = {"in_weight", "out_weight", *extra}
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("w2v_ext", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys() if name in ("in_weight", "out_weight")}
+            tensors = {name: file.get_tensor(name) for name in file.keys() if name in wanted}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise FormatError(f"{path}: damaged or truncated: {error}") from error
     if metadata.get("version", _VERSION) != _VERSION:
@@ -171,6 +192,8 @@ def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     if "in_weight" not in tensors:
         raise FormatError(f"{path}: has no tensor in_weight")
     for name, tensor in tensors.items():
+        if name in extra:
+            continue
         if tensor.dim() != 2 or tensor.shape != tensors["in_weight"].shape or not tensor.is_floating_point():
             raise FormatError(f"{path}: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}, expected float (V, D)")
     return tensors, metadata

@@ -190,6 +190,7 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _
         config.to_dict(),
         metrics,
         trainer.state.history,
+        tensors,
     )
     remove_checkpoints(directory)
     vectors = trainer.keyed_vectors()

@@ -24,8 +24,9 @@ from .checkpoints import CHECKPOINT, checkpoint_files, read_checkpoint, save_che
 from .config import TrainConfig
 from .corpus import Corpus
 from .distributed import Ranks, num_ranks
+from .fasttext_vectors import FastTextVectors
 from .keyedvectors import KeyedVectors
-from .methods import TrainingError, make_method
+from .methods import FastText, TrainingError, make_method
 
 _SLICE_SECONDS = 0.2  # between two looks at the clock, the keyboard and the progress bar
 
@@ -219,10 +220,12 @@ class Trainer:
         state.position, state.epoch_loss, state.epoch_pairs = 0, 0.0, 0
 
     def keyed_vectors(self) -> KeyedVectors:
-        """The word vectors trained so far, as a copy."""
-        return KeyedVectors(
-            self.corpus.vocab.words, self.method.word_vectors().numpy(), counts=self.corpus.vocab.counts
-        )
+        """The word vectors trained so far, as a copy; of fastText's models, with the n-grams' (`FastTextVectors`)."""
+        vocab, vectors = self.corpus.vocab, self.method.word_vectors().numpy()
+        if isinstance(self.method, FastText):
+            subwords, config = self.method.subword_table(), self.config.to_dict()
+            return FastTextVectors(vocab.words, vectors, vocab.counts, subwords=subwords, config=config)
+        return KeyedVectors(vocab.words, vectors, counts=vocab.counts)
 
     def metrics(self) -> dict:
         """Speed and loss of the run; rates are per second of wall time in the kernel (no reports, no checkpoints)."""

@@ -27,6 +27,7 @@ namespace w2v::W2V_ISA {
 #include "sgns_kernel.h"
 #include "cbow_kernel.h"
 #include "hs_kernel.h"
+#include "subword_kernel.h"
 #include "loss_kernel.h"
 
 extern const KernelTable table;
@@ -36,6 +37,7 @@ const KernelTable table = {
     train_cbow,
     train_skipgram_hs,
     train_cbow_hs,
+    train_subwords,
     merge_rows,
     loss_kernels<float>(),
     loss_kernels<double>(),

@@ -8,6 +8,7 @@
 
 #include "../accumulator.h"
 #include "../sampler.h"
+#include "subword_params.h"
 
 namespace w2v {
 
@@ -121,6 +122,8 @@ struct KernelTable {
   void (*train_cbow)(const SgnsParams&, int64_t begin, int64_t end, SgnsStats*);
   void (*train_skipgram_hs)(const SgnsParams&, int64_t begin, int64_t end, SgnsStats*);
   void (*train_cbow_hs)(const SgnsParams&, int64_t begin, int64_t end, SgnsStats*);
+  // the same for fastText's models; `words` is a thread's own, and as it was left by the stretch before
+  void (*train_subwords)(const SubwordParams&, int64_t begin, int64_t end, StretchWords* words, SgnsStats*);
   // a thread's own rows meet everybody's: shared += own - base, then own = base = shared; count is a multiple of 16
   void (*merge_rows)(float* shared, float* own, float* base, int64_t count);
   LossKernels<float> f32;

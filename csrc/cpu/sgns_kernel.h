@@ -112,11 +112,14 @@ inline void unite(int count, int64_t padded, const float* copies, float* const* 
       originals[i][d] += copies[2 * i * padded + d] - copies[(2 * i + 1) * padded + d];
 }
 
-inline void train_block(const SgnsParams& p, int64_t padded, Scratch* s, int64_t index, LossSum* loss) {
+// The rows of a block's outputs, those that are to be prefetched, and which negatives are centres. Gives how many
+// outputs are copies, to be united when the block is trained.
+// (Where each centre has negatives of its own, those of centre `own`.)
+inline int find_outputs(const SgnsParams& p, int64_t padded, Scratch* s, int64_t index, int own = 0) {
   const Batch& batch = s->batch;
   const int64_t after = std::min<int64_t>(index + 2, batch.blocks.size() - 1);
   const Block &block = batch.blocks[index], &next = batch.blocks[after];
-  const int num_contexts = block.high - block.low, num_outputs = kBlock + p.negative, most = 2 * p.window + kBlock;
+  const int num_outputs = kBlock + p.negative;
   float** outputs = s->outputs.data();
   float** ahead = s->ahead.data();
   for (int g = 0; g < kBlock; ++g) {
@@ -125,25 +128,27 @@ inline void train_block(const SgnsParams& p, int64_t padded, Scratch* s, int64_t
     ahead[num_outputs + g] = batch.in_rows[std::min<int64_t>(next.first + p.window + g, batch.kept - 1)];
   }
   for (int k = 0; k < p.negative; ++k) {
-    outputs[kBlock + k] = batch.negatives[index * p.negative + k];
-    ahead[kBlock + k] = batch.negatives[after * p.negative + k];
+    outputs[kBlock + k] = batch.negatives[index * p.negatives_of_block() + own * p.negative + k];
+    ahead[kBlock + k] = batch.negatives[after * p.negatives_of_block() + own * p.negative + k];
   }
-  find_masks(block, batch.windows.data(), most, s->masks.data());
   s->collisions.clear();
-  int copies = 0;
-  if (!block.plain) {
-    for (int n = kBlock; n < num_outputs; ++n)
-      for (int g = 0; g < block.count; ++g)
-        if (outputs[n] == outputs[g]) s->collisions.push_back({n, g});
-    copies = separate(outputs, num_outputs, padded, s->copies, s->originals.data());
-  }
+  if (block.plain) return 0;
+  for (int n = kBlock; n < num_outputs; ++n)
+    for (int g = 0; g < block.count; ++g)
+      if (outputs[n] == outputs[g]) s->collisions.push_back({n, g});
+  return separate(outputs, num_outputs, padded, s->copies, s->originals.data());
+}
 
-  Group group{
-      batch.in_rows.data() + block.low, num_contexts, most, padded, s->masks.data(), s->deltas.data(), block.lr};
+// Trains contexts against the outputs that were found: num_contexts of them, never more than `most`, in the windows
+// that their masks say. Masks behind them are 0.
+inline void train_contexts(const SgnsParams& p, int64_t padded, Scratch* s, float lr, float* const* contexts,
+                           const int32_t* masks, int num_contexts, int most, LossSum* loss) {
+  const int num_outputs = kBlock + p.negative;
+  Group group{contexts, num_contexts, most, padded, masks, s->deltas.data(), lr};
   const auto select = [&](int first) {
     group.table = s->table[first > 0];
-    group.outputs = outputs + first;
-    group.ahead = ahead + first;
+    group.outputs = s->outputs.data() + first;
+    group.ahead = s->ahead.data() + first;
     group.weights = s->weights.data() + first / kGroup * s->region;
     group.coef = s->coef.data() + first / kGroup * s->region;
     return std::min(kGroup, num_outputs - first);
@@ -167,6 +172,15 @@ inline void train_block(const SgnsParams& p, int64_t padded, Scratch* s, int64_t
       with_group_size(size, UpdateLastGroup{group});
     }
   }
+}
+
+inline void train_block(const SgnsParams& p, int64_t padded, Scratch* s, int64_t index, LossSum* loss) {
+  const Block& block = s->batch.blocks[index];
+  const int most = 2 * p.window + kBlock;
+  find_masks(block, s->batch.windows.data(), most, s->masks.data());
+  const int copies = find_outputs(p, padded, s, index);
+  train_contexts(p, padded, s, block.lr, s->batch.in_rows.data() + block.low, s->masks.data(), block.high - block.low,
+                 most, loss);
   if (copies > 0) unite(copies, padded, s->copies, s->originals.data());
 }
 

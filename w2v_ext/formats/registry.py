@@ -23,6 +23,7 @@ from .directories import (
     write_projector,
     write_static_embedding,
 )
+from .fasttext_write import write_fasttext_bin
 from .rows import read_binary, read_text
 from .streams import COMPRESSED_SUFFIXES, Progress, open_chunks
 from .table import PathLike, VectorTable, check_table
@@ -111,8 +112,9 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             "fasttext-bin",
-            "fastText .bin: words' vectors with their subwords'; read only",
+            "fastText .bin: words' vectors with their subwords'",
             fasttext.read_fasttext_bin,
+            lambda path, table, threads, progress: write_fasttext_bin(path, *table),
         ),
         Format(
             "safetensors",
@@ -289,7 +291,9 @@ def save_vectors(
     threads: int = 0,
     progress: Progress | None = None,
 ) -> None:
-    """Write words and vectors in any format but `fasttext-bin`; rows stay in their order.
+    """Write words and vectors in any format; rows stay in their order.
+
+    A `fasttext-bin` is written without n-grams; see `FastTextVectors.save_fasttext_bin` for one with them.
 
     Args:
         path: the file or directory; of a file, `.gz`, `.xz` or `.zst` at the end compresses formats of rows.

@@ -15,8 +15,9 @@ from .cuda_epoch import CudaEpoch, choose_device
 from .cuda_family import CudaFamily
 from .skipgram import CorpusMethod, SkipGram
 from .softmax import FullSoftmax
+from .subword import FastText
 
-__all__ = ["CorpusMethod", "Method", "SkipGram", "TrainingError", "hottest_share", "make_method"]
+__all__ = ["CorpusMethod", "FastText", "Method", "SkipGram", "TrainingError", "hottest_share", "make_method"]
 
 
 def make_method(corpus: Corpus, config: TrainConfig) -> Method:
@@ -35,10 +36,14 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
             f"weight_dtype: expected float32 for model = {config.model} with loss = {config.loss}, got "
             f"{config.weight_dtype!r}"
         )
+    if config.model in ("fasttext", "fasttext-cbow") and config.loss != "ns":
+        raise ValueError(f"loss: expected ns for model = {config.model}, got {config.loss!r}")
     if config.loss == "softmax":
         return FullSoftmax(corpus, config, device)
     if config.weight_dtype != "float32" and device.type == "cpu":
         raise TrainingError(f"weight_dtype: {config.weight_dtype} is for training on cuda, got a CPU to train on")
+    if config.model in ("fasttext", "fasttext-cbow"):
+        return FastText(corpus, config)
     if device.type == "cuda":
         on_device = _start_cuda(corpus, config, device)
         if on_device is not None:

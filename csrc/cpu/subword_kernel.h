@@ -1,0 +1,273 @@
+// fastText's models (Bojanowski et al. 2017) over a stretch of the corpus: the vector of a word is the mean of n rows,
+// its own and those of its n-grams, and what a vector is moved by, each of its rows is moved by.
+//
+// N-grams that the same words have are always moved together, so only the sum of their rows is kept (see
+// w2v_ext/subwords.py): row += step for each of m rows is sum += m * step. With n-grams of 3 to 6 characters, 49,000
+// words have 215,000 n-grams, 264,000 rows with their own, in 123,000 sums.
+//
+// A stretch is trained in three steps:
+//   compose   when a word is first met in the stretch, its vector, from the sums
+//   train     on these vectors, as skip-gram trains rows of in_weight, but one (context, centre) after the other.
+//             Continuous bag of words puts the mean of a window in the place of a context
+//   scatter   at the stretch's end, what each vector was moved by, to the sums
+// So a word of n rows costs n reads and n writes a stretch, not an occurrence, and words that share n-grams see of each
+// other what was learnt before the stretch. Stretches are at fixed places of the corpus.
+//
+// Memory: with 8,192 ids a stretch, 2,500 words of 17 sums each pass, 19 MB read and as much written at D = 100, in
+// rows at random places of a table of 55 MB. They are prefetched some rows ahead.
+
+constexpr int kRowsAhead = 6;
+constexpr int kColumns = W2V_WIDTH == 16 ? 8 : 6;  // vectors of D that a pass over rows holds in registers
+
+W2V_INLINE void prefetch_row(const float* row, int64_t padded) {
+  for (int64_t d = 0; d < padded; d += 16) __builtin_prefetch(row + d, 1, 3);
+}
+
+// Calls step.run<N>() with how many of at most kColumns vectors there are.
+template <int N = 1, typename Step>
+W2V_INLINE void with_columns(int64_t count, const Step& step) {
+  if constexpr (N == kColumns) {
+    step.template run<N>();
+  } else {
+    count == N ? step.template run<N>() : with_columns<N + 1>(count, step);
+  }
+}
+
+// Columns of the mean of some rows, twice: the vector, and behind it what it starts from.
+struct ComposeColumns {
+  float* const* rows;
+  int64_t count, d;
+  Vf scale;
+  float *vector, *start;
+  template <int N>
+  W2V_INLINE void run() const {
+    Vf sum[N] = {};
+    for (int64_t r = 0; r < count; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < N; ++v) sum[v] += load(rows[r] + d + v * kWidth);
+#pragma GCC unroll 8
+    for (int v = 0; v < N; ++v) {
+      store(vector + d + v * kWidth, sum[v] * scale);
+      store(start + d + v * kWidth, sum[v] * scale);
+    }
+  }
+};
+
+// rows[r] += factors[entries[r]] * (vector - start), some columns.
+struct ScatterColumns {
+  float* const* rows;
+  const int32_t* entries;
+  const float* factors;
+  int64_t count, d;
+  const float *vector, *start;
+  template <int N>
+  W2V_INLINE void run() const {
+    Vf step[N];
+#pragma GCC unroll 8
+    for (int v = 0; v < N; ++v) step[v] = load(vector + d + v * kWidth) - load(start + d + v * kWidth);
+    for (int64_t r = 0; r < count; ++r) {
+      const Vf factor = broadcast(factors[entries[r]]);
+#pragma GCC unroll 8
+      for (int v = 0; v < N; ++v) {
+        float* at = rows[r] + d + v * kWidth;
+        store(at, load(at) + factor * step[v]);
+      }
+    }
+  }
+};
+
+template <typename Step>
+W2V_INLINE void over_columns(int64_t padded, Step step) {
+  for (step.d = 0; step.d < padded; step.d += kColumns * kWidth)
+    with_columns(std::min<int64_t>((padded - step.d) / kWidth, kColumns), step);
+}
+
+// The sums of the words in slots [from, end), word by word, and kRowsAhead more to prefetch.
+inline void list_sums(const SubwordParams& p, int64_t from, StretchWords* s) {
+  const SgnsParams& e = *p.epoch;
+  s->sums.clear();
+  for (size_t i = from; i < s->words.size(); ++i)
+    for (int64_t k = p.first[s->words[i]]; k < p.first[s->words[i] + 1]; ++k) {
+      const int64_t row = p.entries[k], vocab_size = e.vocab_size;
+      s->sums.push_back((row < vocab_size ? e.in + row * e.stride : p.ngrams + (row - vocab_size) * e.stride));
+    }
+  if (!s->sums.empty()) s->sums.insert(s->sums.end(), kRowsAhead, s->sums.back());
+}
+
+inline void compose(const SubwordParams& p, int64_t padded, int64_t from, StretchWords* s) {
+  list_sums(p, from, s);
+  float* const* rows = s->sums.data();
+  for (size_t i = from; i < s->words.size(); ++i) {
+    const uint32_t word = s->words[i];
+    const int64_t count = p.first[word + 1] - p.first[word];
+    for (int64_t r = 0; r < count; ++r) prefetch_row(rows[r + kRowsAhead], padded);
+    over_columns(padded, ComposeColumns{rows, count, 0, broadcast(1.0f / p.word_rows[word]), s->rows[i],
+                                        s->rows[i] + p.epoch->stride});
+    rows += count;
+  }
+}
+
+inline void scatter(const SubwordParams& p, int64_t padded, StretchWords* s) {
+  list_sums(p, 0, s);
+  float* const* rows = s->sums.data();
+  for (size_t i = 0; i < s->words.size(); ++i) {
+    const uint32_t word = s->words[i];
+    const int64_t count = p.first[word + 1] - p.first[word];
+    for (int64_t r = 0; r < count; ++r) prefetch_row(rows[r + kRowsAhead], padded);
+    over_columns(padded, ScatterColumns{rows, p.entries + p.first[word], p.group_rows, count, 0, s->rows[i],
+                                        s->rows[i] + p.epoch->stride});
+    rows += count;
+    s->slot[word] = -1;
+  }
+  s->words.clear();
+}
+
+// The place of the vector of a word that has been met for the first time.
+inline float* new_row(int64_t stride, StretchWords* s) {
+  constexpr int64_t kRows = 256;
+  const int64_t index = static_cast<int64_t>(s->words.size());
+  if (index == static_cast<int64_t>(s->rows.size())) {
+    s->memory.emplace_back(2 * kRows * stride + 16);
+    float* memory = s->memory.back().data();
+    memory += (-reinterpret_cast<uintptr_t>(memory) / sizeof(float)) % 16;
+    for (int64_t i = 0; i < kRows; ++i) s->rows.push_back(memory + 2 * i * stride);
+  }
+  return s->rows[index];
+}
+
+// Points the batch's words to their vectors.
+inline void meet_words(const SubwordParams& p, int64_t padded, Batch* batch, StretchWords* s) {
+  const int64_t from = static_cast<int64_t>(s->words.size());
+  for (int64_t i = 0; i < batch->kept; ++i) {
+    const int32_t word = batch->words[i];
+    int32_t& slot = s->slot[word];
+    if (slot < 0) {
+      new_row(p.epoch->stride, s);
+      slot = static_cast<int32_t>(s->words.size());
+      s->words.push_back(word);
+    }
+    batch->in_rows[i] = s->rows[slot];
+  }
+  compose(p, padded, from, s);
+}
+
+// One context against the outputs of a block, as train_contexts, with no more arithmetic than one context needs.
+struct OneContext {
+  const Group& group;
+  const std::vector<Collision>& collisions;
+  Vf* loss;
+  template <int N>
+  W2V_INLINE void run() const {
+    group.fill_weights<N>();
+    for (const Collision& c : collisions) group.weights[c.output] -= static_cast<float>(*group.masks >> c.center & 1);
+    Vf sum = *loss;
+    score_rows<N, 1>(group.contexts, 1, group.outputs, group.padded, group.weights, group.coef, broadcast(-group.lr),
+                     &sum);
+    *loss = sum;
+    group.update<N, true, true>();
+  }
+};
+
+inline void train_context(const SgnsParams& p, int64_t padded, Scratch* s, float lr, float* const* context,
+                          const int32_t* mask, LossSum* loss) {
+  const int num_outputs = kBlock + p.negative;
+  if (num_outputs > kGroup) return train_contexts(p, padded, s, lr, context, mask, 1, 1, loss);
+  const Group group{context,
+                    1,
+                    1,
+                    padded,
+                    mask,
+                    s->deltas.data(),
+                    lr,
+                    s->table[0],
+                    s->outputs.data(),
+                    s->ahead.data(),
+                    s->weights.data(),
+                    s->coef.data()};
+  with_group_size(num_outputs, OneContext{group, s->collisions, &loss->block});
+}
+
+// Centre by centre, with negatives of its own, its contexts one after the other, each from where the ones before it
+// have moved the outputs. Coefficients taken for a whole block at once, as plain skip-gram does, diverge here at
+// fastText's learning rate: words with n-grams in common add to each other's steps.
+inline void train_pairs(const SgnsParams& p, int64_t padded, Scratch* s, int64_t index, LossSum* loss) {
+  const Batch& batch = s->batch;
+  const Block& block = batch.blocks[index];
+  for (int g = 0; g < block.count; ++g) {
+    const int32_t center = block.first + g, window = batch.windows[center], mask = 1 << g;
+    const int32_t from = std::max(block.low, center - window), to = std::min(block.high, center + window + 1);
+    const int copies = find_outputs(p, padded, s, index, g);
+    for (int32_t i = from; i < to; ++i)
+      if (i != center) train_context(p, padded, s, block.lr, batch.in_rows.data() + i, &mask, loss);
+    if (copies > 0) unite(copies, padded, s->copies, s->originals.data());
+  }
+  loss->end_block();
+}
+
+// The mean of a window, in the place of a context, and behind it what it starts from.
+struct Bag {
+  std::vector<float> memory;
+  float *mean, *start;
+
+  explicit Bag(int64_t padded) : memory(2 * padded + 16) {
+    mean = memory.data() + (-reinterpret_cast<uintptr_t>(memory.data()) / sizeof(float)) % 16;
+    start = mean + padded;
+  }
+};
+
+// Continuous bag of words: for each centre the mean of all rows of its window's words (so a word counts as many times
+// as it has rows) is trained as a context, and what it is moved by, each of the words is.
+inline void train_bags(const SubwordParams& p, int64_t padded, Scratch* s, int64_t index, Bag* bag, LossSum* loss) {
+  const Batch& batch = s->batch;
+  const Block& block = batch.blocks[index];
+  for (int g = 0; g < block.count; ++g) {
+    const int copies = find_outputs(*p.epoch, padded, s, index, g);
+    const int32_t center = block.first + g, window = batch.windows[center], mask = 1 << g;
+    const int32_t from = std::max(block.low, center - window), to = std::min(block.high, center + window + 1);
+    float total = 0, *mean = bag->mean, *start = bag->start;
+    std::fill(mean, mean + padded, 0.0f);
+    for (int32_t i = from; i < to; ++i) {
+      if (i == center) continue;
+      const float rows = p.word_rows[batch.words[i]];
+      total += rows;
+      for (int64_t d = 0; d < padded; d += kWidth) store(mean + d, load(mean + d) + rows * load(batch.in_rows[i] + d));
+    }
+    for (int64_t d = 0; d < padded; d += kWidth) {
+      store(mean + d, load(mean + d) * (1.0f / total));
+      store(start + d, load(mean + d));
+    }
+    train_context(*p.epoch, padded, s, block.lr, &bag->mean, &mask, loss);
+    for (int64_t d = 0; d < padded; d += kWidth) {
+      const Vf step = load(mean + d) - load(start + d);
+      for (int32_t i = from; i < to; ++i)
+        if (i != center) store(batch.in_rows[i] + d, load(batch.in_rows[i] + d) + step);
+    }
+    if (copies > 0) unite(copies, padded, s->copies, s->originals.data());
+  }
+  loss->end_block();
+}
+
+inline void train_subwords(const SubwordParams& p, int64_t begin, int64_t end, StretchWords* words, SgnsStats* stats) {
+  const SgnsParams& e = *p.epoch;
+  const int64_t padded = (e.dim + kWidth - 1) / kWidth * kWidth, pairs = stats->pairs;
+  Scratch scratch(e, padded);
+  Bag bag(padded);
+  LossSum loss;
+  int64_t centers = 0;
+  words->slot.resize(e.vocab_size, -1);
+  each_batch(e, begin, end, &scratch.batch, stats, [&] {
+    meet_words(p, padded, &scratch.batch, words);
+    const int64_t num_blocks = static_cast<int64_t>(scratch.batch.blocks.size());
+    for (int64_t b = 0; b < num_blocks; ++b) {
+      if (p.cbow) {
+        train_bags(p, padded, &scratch, b, &bag, &loss);
+        centers += scratch.batch.blocks[b].count;
+      } else {
+        train_pairs(e, padded, &scratch, b, &loss);
+      }
+    }
+  });
+  scatter(p, padded, words);
+  stats->loss += loss.total();
+  if (p.cbow) stats->pairs = pairs + centers;
+}

@@ -1,0 +1,92 @@
+"""fastText's models on the CPU: skip-gram and continuous bag of words, of words that are the mean of their n-grams."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import family_ops
+from ..config import TrainConfig
+from ..corpus import Corpus
+from ..subwords import SubwordGroups, SubwordSettings, SubwordTable
+from ..tables import padded_weight
+from .skipgram import CorpusMethod
+
+STRETCH = 4096  # ids between two looks of a word at what words with the same n-grams have learnt
+
+
+class FastText(CorpusMethod):
+    """Words as the mean of their own row and their n-grams' (Bojanowski et al. 2017), with negative sampling.
+
+    Attributes:
+        groups: which rows there are; those that always move together are kept as one, their sum.
+        weights: ``in_weight`` (V, D), the sums of the rows that only one word has; ``ngram_weight`` (C, D), all other
+            sums; ``out_weight`` (V, D).
+    """
+
+    def __init__(self, corpus: Corpus, config: TrainConfig) -> None:
+        super().__init__(corpus, config)
+        self.settings = SubwordSettings(config.min_n, config.max_n, config.buckets)
+        self.groups = SubwordGroups.of(corpus.vocab.words, self.settings)
+        size, sums = len(corpus.vocab), len(self.groups.group_rows)
+        names = ("first", "entries", "word_rows", "group_rows")
+        self._layout = {name: torch.from_numpy(getattr(self.groups, name)) for name in names}
+        self.weights["ngram_weight"] = padded_weight(sums - size, config.dim)
+        self.weights["out_weight"] = padded_weight(size, config.dim)
+        # Rows start as U(-1/D, 1/D) / sqrt(m), equal for the m rows of a group: the words' vectors are as far from zero
+        # as if all of them started apart.
+        generator = torch.Generator().manual_seed(config.seed)
+        start = self._layout["group_rows"].sqrt()[:, None] / config.dim
+        for name, factor in (("in_weight", start[:size]), ("ngram_weight", start[size:])):
+            self.weights[name].uniform_(-1, 1, generator=generator).mul_(factor)
+        if corpus.vocab.num_specials:
+            self.in_weight[0] = 0  # <PAD>
+
+    def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
+        """Train on the stretches of ``STRETCH`` ids that begin in ``ids[begin:end]``."""
+        config = self.config
+        return family_ops.train_subwords_(
+            self.in_weight,
+            self.weights["ngram_weight"],
+            self.weights["out_weight"],
+            **self._layout,
+            ids=self.ids,
+            alias=self.alias,
+            keep=self.keep,
+            cbow=config.model == "fasttext-cbow",
+            window=config.window,
+            negative=config.negative,
+            seed=config.seed,
+            epoch=epoch,
+            epochs=config.epochs,
+            lr=config.lr,
+            begin=begin,
+            end=end,
+            stretch=STRETCH,
+            threads=config.num_threads,
+        )
+
+    def word_vectors(self) -> Tensor:
+        """(V, D) float32: the means of the words' rows."""
+        return family_ops.compose_subwords(self.in_weight, self.weights["ngram_weight"], **self._layout)
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """``in_weight``, the words' vectors, ``out_weight``, and what makes vectors of other words.
+
+        ``subword_weight`` (V + C, D) has the row of each group, ``subword_buckets`` (U,) the buckets in use, ascending,
+        ``subword_groups`` (U,) the group of each.
+        """
+        table = self.subword_table()
+        return {
+            "in_weight": self.word_vectors(),
+            "out_weight": self.weights["out_weight"].contiguous(),
+            "subword_weight": torch.from_numpy(table.weight),
+            "subword_buckets": torch.from_numpy(table.buckets),
+            "subword_groups": torch.from_numpy(table.rows),
+        }
+
+    def subword_table(self) -> SubwordTable:
+        """The rows of words and n-grams as they are now, as a copy."""
+        sums = torch.cat([self.in_weight, self.weights["ngram_weight"]])
+        weight = sums.div_(self._layout["group_rows"][:, None]).numpy()
+        return SubwordTable(self.settings, len(self.in_weight), weight, self.groups.buckets, self.groups.bucket_groups)
