@@ -138,12 +138,15 @@ def steps_of(emulated, monkeypatch):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_optimiser_steps(steps_of, lanes, rule, dtype):
-    for common in COMMON.values():
-        assert_steps_match_the_reference(rule, dtype, common, steps_of, once=True, steps=2)
-    for dim in (1, 32, 64, 100, 130, 300):
-        assert_steps_match_the_reference(rule, dtype, COMMON["all"], steps_of, dim=dim, once=True, steps=1)
+def test_optimiser_steps(steps_of, lanes, rule):
+    for dim in (1, 64, 130):
+        assert_steps_match_the_reference(rule, torch.float32, COMMON["all"], steps_of, dim=dim, once=True, steps=1)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_optimiser_settings_and_dtypes(steps_of, rule):
+    for dtype, name in zip(DTYPES, ("clipped", "decoupled", "max norm", "L2"), strict=True):
+        assert_steps_match_the_reference(rule, dtype, COMMON[name], steps_of, once=True, steps=2)
 
 
 def test_optimiser_rounds_as_the_cpu_does(emulated, monkeypatch):
