@@ -19,7 +19,7 @@ from setuptools import Extension, setup
 from torch.utils import cpp_extension
 
 TORCH_2_10 = "0x020a000000000000"  # the oldest release whose stable ABI the kernels use
-CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
+CXX_FLAGS = ["-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
 SANITIZE = os.environ.get("W2V_EXT_SANITIZE", "")
 SANITIZER_FLAGS = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if SANITIZE else []
 SANITIZER_FLAGS += ["-g", "-O1"] if SANITIZE else []

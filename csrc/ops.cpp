@@ -29,6 +29,25 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
       "sgns_step_sorted_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor center, Tensor pos, Tensor neg, "
       "float step) -> Tensor loss");
 
+  // Optimisers: the rows (N,) int64 of weight (V, D), row by row stepped in place by values (N, D); none means all, in
+  // order. State in float32 (float64 for float64 weights). On the CPU a row may come several times and gets the sum; on
+  // CUDA each comes once. 0 in clip_row_norm and max_norm means none, -1 in seed rounding to nearest.
+  m.def(
+      "sparse_sgd_(Tensor(a!) weight, Tensor(b!)? momentum_buffer, Tensor? rows, Tensor values, float momentum, "
+      "bool nesterov, float lr, float weight_decay, bool decoupled, float clip_row_norm, Tensor? grad_scale, "
+      "float max_norm, int seed) -> ()");
+  // sum (V, D), or (V,) for the row-wise form.
+  m.def(
+      "sparse_adagrad_(Tensor(a!) weight, Tensor(b!) sum, Tensor? rows, Tensor values, float eps, float lr, "
+      "float weight_decay, bool decoupled, float clip_row_norm, Tensor? grad_scale, float max_norm, int seed) -> ()");
+  // row_steps (V,) int32 counts each row's own steps, which then take the place of step.
+  m.def(
+      "sparse_adam_(Tensor(a!) weight, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!)? row_steps, Tensor? rows, "
+      "Tensor values, float beta1, float beta2, float eps, int step, float lr, float weight_decay, bool decoupled, "
+      "float clip_row_norm, Tensor? grad_scale, float max_norm, int seed) -> ()");
+  // The squared norm of each row of a gradient, in any order, none longer than clip_row_norm (0: no limit).
+  m.def("row_square_norms(Tensor? rows, Tensor values, int num_rows, float clip_row_norm) -> Tensor");
+
   // weights (V,) float64 -> alias table (V, 2) int32: threshold (bits of a uint32) and alias of each column.
   m.def("alias_table(Tensor weights) -> Tensor");
   // (B, count) int64 draws from the alias table, none equal to positive (B,) int64 of its row; positive -1 excludes

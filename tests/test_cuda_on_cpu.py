@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import torch
 from test_loss import DTYPES, TOLERANCE, make_batch
+from test_optim import COMMON, RULES, assert_steps_match_the_reference, randn
 from test_sgns_kernel import make_case, train
 from test_trainer import config, weights
 
-from w2v_ext import Trainer, corpus_from_sequences, ops, reference
+from w2v_ext import Trainer, corpus_from_sequences, ops, reference, row_steps
 from w2v_ext.methods import cuda_epoch
 from w2v_ext.methods.cuda_epoch import CudaEpoch, device_weight
 from w2v_ext.trainer import TrainingError
@@ -125,6 +126,45 @@ def test_rows_that_occur_often(emulated, dtype, in_order):
 
 def test_indices_of_32_bits(emulated):
     assert_matches_reference(emulated, torch.float32, False, index=torch.int32, vocab=500, batch=40)
+
+
+# ---- the optimisers ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def steps_of(emulated, monkeypatch):
+    """The functions of row_steps, with the CUDA kernels inside."""
+    monkeypatch.setattr(row_steps, "_ops", emulated)
+    return lambda name, *args, **settings: getattr(row_steps, name)(*args, **settings)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_optimiser_steps(steps_of, lanes, rule):
+    for dim in (1, 64, 130):
+        assert_steps_match_the_reference(rule, torch.float32, COMMON["all"], steps_of, dim=dim, once=True, steps=1)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_optimiser_settings_and_dtypes(steps_of, rule):
+    for dtype, name in zip(DTYPES, ("clipped", "decoupled", "max norm", "L2"), strict=True):
+        assert_steps_match_the_reference(rule, dtype, COMMON[name], steps_of, once=True, steps=2)
+
+
+def test_optimiser_rounds_as_the_cpu_does(emulated, monkeypatch):
+    start, values = (randn(40, 33, dtype=torch.bfloat16, seed=seed) for seed in (0, 1))
+    other = start.clone()
+    row_steps.sparse_sgd_(start, None, values, lr=1e-3, seed=5)
+    monkeypatch.setattr(row_steps, "_ops", emulated)
+    row_steps.sparse_sgd_(other, None, values, lr=1e-3, seed=5)
+    assert torch.equal(start, other)
+
+
+def test_square_norms(emulated):
+    for dim in (1, 31, 100):
+        values, rows = randn(25, dim), torch.randperm(60)[:25]
+        want = torch.ops.w2v_ext.row_square_norms(rows.sort().values, values, 60, 2.0)
+        torch.testing.assert_close(emulated.row_square_norms(rows, values, 60, 2.0), want, rtol=1e-12, atol=0)
+        assert want.max() <= 4
 
 
 # ---- the epoch -----------------------------------------------------------------------------------------------------

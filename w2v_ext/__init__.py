@@ -12,7 +12,7 @@ On the command line: ``python -m w2v_ext.train --corpus text.txt --out vectors``
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import reference
+from . import optim, reference
 from .config import TrainConfig
 from .corpus import Corpus, CorpusOptions, corpus_from_sequences, prepare_corpus
 from .keyedvectors import KeyedVectors
@@ -52,6 +52,7 @@ __all__ = [
     "init_embedding_",
     "load_vectors",
     "negative_sampling_loss",
+    "optim",
     "plot_map",
     "prepare_corpus",
     "pretrained_embedding",

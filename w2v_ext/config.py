@@ -44,6 +44,13 @@ class TrainConfig:
     out: str = "vectors"
     """Directory of the model."""
 
+    continue_from: str | None = None
+    """Model directory to go on from: its words stay, its settings hold where no flag says otherwise."""
+    intersect: str | None = None
+    """Vectors, in any format, that the words which they share with the text begin with."""
+    lock: Literal["nothing", "intersect", "old"] = "nothing"
+    """Words whose vectors must not move: those of --intersect, or of --continue-from as well."""
+
     model: Literal["skipgram", "cbow", "fasttext", "fasttext-cbow"] = "skipgram"
     """What to train: skip-gram predicts each context by itself, CBOW the centre from all its contexts together;
     fasttext and fasttext-cbow make words of n-grams."""
@@ -135,6 +142,7 @@ class TrainConfig:
             ("loss", ("ns", "hs", "softmax")),
             ("tokenizer", ("whitespace", "word", "char", "jieba")),
             ("errors", ("strict", "replace")),
+            ("lock", ("nothing", "intersect", "old")),
             ("device", ("cpu", "cuda", "auto")),
             ("weight_dtype", ("float32", "bfloat16")),
         ):
@@ -159,7 +167,7 @@ class TrainConfig:
             len(pair) != 2 or not all(pair) for pair in self.probe_word_pairs
         ):
             raise ValueError(f"probe_pairs: expected pairs like king:queen,good:bad, got {self.probe_pairs!r}")
-        for name in ("out", "cache_dir", "tensorboard"):
+        for name in ("out", "cache_dir", "tensorboard", "continue_from", "intersect"):
             value = getattr(self, name)
             if name != "out" and value is None:
                 continue

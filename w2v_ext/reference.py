@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -42,6 +45,102 @@ def sgns_step_(
         for weight, grad in zip((in_weight, out_weight), grads, strict=True):
             weight -= lr * grad
     return loss.detach()
+
+
+# ---- the optimisers of sparse gradients ----------------------------------------------------------------------------
+
+
+def _step_rows_(
+    weight: Tensor,
+    rows: Tensor | None,
+    values: Tensor,
+    rule: Callable[[Tensor, Tensor], Tensor],
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    clip_row_norm: float | None = None,
+    grad_scale: Tensor | float | None = None,
+    max_norm: float | None = None,
+) -> None:
+    """Step the touched rows, in place; rule(rows, g) updates their state and gives what is taken off the weight."""
+    compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    rows = torch.arange(len(weight), device=weight.device) if rows is None else rows
+    rows, place = rows.unique(return_inverse=True)
+    g = values.new_zeros(len(rows), weight.shape[1], dtype=compute).index_add_(0, place, values.to(compute))
+    if clip_row_norm is not None:
+        g *= (clip_row_norm / g.norm(dim=1, keepdim=True)).clamp(max=1)
+    g *= 1 if grad_scale is None else grad_scale
+    w = weight[rows].to(compute)
+    w, g = (w * (1 - lr * weight_decay), g) if decoupled else (w, g + weight_decay * w)
+    w = w - rule(rows, g)
+    if max_norm is not None:
+        w *= (max_norm / w.norm(dim=1, keepdim=True)).clamp(max=1)
+    weight[rows] = w.to(weight.dtype)
+
+
+def sparse_sgd_(
+    weight: Tensor,
+    rows: Tensor | None,
+    values: Tensor,
+    *,
+    lr: float,
+    momentum_buffer: Tensor | None = None,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    **common: Any,
+) -> None:
+    """As :func:`w2v_ext.row_steps.sparse_sgd_`; no stochastic rounding."""
+
+    def rule(rows: Tensor, g: Tensor) -> Tensor:
+        if momentum_buffer is None:
+            return lr * g
+        momentum_buffer[rows] = momentum * momentum_buffer[rows] + g
+        return lr * (g + momentum * momentum_buffer[rows] if nesterov else momentum_buffer[rows])
+
+    _step_rows_(weight, rows, values, rule, lr=lr, **common)
+
+
+def sparse_adagrad_(
+    weight: Tensor, rows: Tensor | None, values: Tensor, *, lr: float, sum: Tensor, eps: float = 1e-10, **common: Any
+) -> None:
+    """As :func:`w2v_ext.row_steps.sparse_adagrad_`."""
+
+    def rule(rows: Tensor, g: Tensor) -> Tensor:
+        sum[rows] += g.square().mean(1) if sum.dim() == 1 else g.square()
+        root = sum[rows].sqrt() + eps
+        return lr * g / (root[:, None] if sum.dim() == 1 else root)
+
+    _step_rows_(weight, rows, values, rule, lr=lr, **common)
+
+
+def sparse_adam_(
+    weight: Tensor,
+    rows: Tensor | None,
+    values: Tensor,
+    *,
+    lr: float,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: int = 1,
+    row_steps: Tensor | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    **common: Any,
+) -> None:
+    """As :func:`w2v_ext.row_steps.sparse_adam_`."""
+
+    def rule(rows: Tensor, g: Tensor) -> Tensor:
+        time = torch.tensor(float(step), dtype=torch.float64, device=g.device)
+        if row_steps is not None:
+            row_steps[rows] += 1
+            time = row_steps[rows].double()[:, None]
+        exp_avg[rows] = betas[0] * exp_avg[rows] + (1 - betas[0]) * g
+        exp_avg_sq[rows] = betas[1] * exp_avg_sq[rows] + (1 - betas[1]) * g.square()
+        first, second = (1 - betas[0] ** time).to(g.dtype), (1 - betas[1] ** time).to(g.dtype)
+        return lr / first * exp_avg[rows] / ((exp_avg_sq[rows] / second).sqrt() + eps)
+
+    _step_rows_(weight, rows, values, rule, lr=lr, **common)
 
 
 def skipgram_softmax_loss(

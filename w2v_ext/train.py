@@ -7,12 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from .checkpoints import CHECKPOINT, remove_checkpoints
 from .config import TrainConfig
+from .continued import prepare_start, settings_of
 from .corpus import Corpus, CorpusOptions, prepare_corpus
 from .distributed import first_of_each_machine, process_group, rank
 from .download import DownloadError, text8_path
@@ -54,8 +55,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig
     for i, flag in enumerate(arguments):
         if flag == "--resume" and arguments[i + 1 : i + 2] not in (["auto"], ["yes"], ["no"]):
             arguments[i] = "--resume=yes"
+    finder.add_argument("--continue-from", "--continue_from")
     given, _ = finder.parse_known_args(arguments)
-    base = TrainConfig.from_file(given.config) if given.config else TrainConfig()
+    base = settings_of(given.continue_from) if given.continue_from else TrainConfig()
+    if given.config:
+        base = TrainConfig.from_file(given.config)
     tyro = import_package("tyro", "tyro", "for the command line (from Python, w2v_ext.Trainer does without)")
     line = tyro.cli(
         tyro.conf.FlagCreatePairsOff[CommandLine],
@@ -130,16 +134,20 @@ def run(config: TrainConfig, *, resume: str = "no", out: TextIO | None = None) -
 def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _Report) -> KeyedVectors:
     started = time.perf_counter()
     with first_of_each_machine():
-        corpus = open_corpus(config, progress=rank() == 0)
+        every_word = replace(config, min_count=1, max_vocab=None) if config.continue_from else config
+        corpus = open_corpus(every_word, progress=rank() == 0)
+    corpus, start, began_with = prepare_start(corpus, config)
     prepare_seconds = time.perf_counter() - started
     builtin = not config.corpus
     probes = config.probe_words or (list(BUILTIN_PROBES) if builtin else [])
     pairs = config.probe_word_pairs or (list(BUILTIN_PROBE_PAIRS) if builtin else [])
-    trainer = Trainer(corpus, config)
+    trainer = Trainer(corpus, config, start=start)
     report.line(
         f"corpus: {corpus.num_tokens:,} words, {len(corpus.vocab):,} distinct"
         f"{' (generated; give --corpus FILE for your own)' if builtin else ''}, ready in {prepare_seconds:.2f} s"
     )
+    if began_with:
+        report.line(began_with)
     if resume == "yes" or (resume == "auto" and trainer.resume_if_possible(directory)):
         if resume == "yes":
             trainer.load_checkpoint(directory)

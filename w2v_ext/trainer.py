@@ -26,7 +26,7 @@ from .corpus import Corpus
 from .distributed import Ranks, num_ranks
 from .fasttext_vectors import FastTextVectors
 from .keyedvectors import KeyedVectors
-from .methods import FastText, TrainingError, make_method
+from .methods import FastText, Method, TrainingError, make_method
 
 _SLICE_SECONDS = 0.2  # between two looks at the clock, the keyboard and the progress bar
 
@@ -64,6 +64,7 @@ class Trainer:
     Args:
         corpus: from :func:`w2v_ext.prepare_corpus`.
         config: the settings; ``corpus``, ``tokenizer`` and the other settings of the text are not used here.
+        start: what to begin with in place of random numbers; a :class:`w2v_ext.continued.Start`.
 
     Attributes:
         method: the model in training, which holds the weights; see :class:`w2v_ext.methods.Method`.
@@ -78,12 +79,16 @@ class Trainer:
         vectors = trainer.keyed_vectors()
     """
 
-    def __init__(self, corpus: Corpus, config: TrainConfig) -> None:
+    def __init__(
+        self, corpus: Corpus, config: TrainConfig, *, start: Callable[[Method, np.ndarray], Method] | None = None
+    ) -> None:
         vocab = corpus.vocab
         if len(vocab) - vocab.num_specials < 2:
             raise ValueError(f"corpus: expected at least two words in the vocabulary, got {len(vocab)}")
         self.corpus, self.config, self.state = corpus, config, TrainState()
         self.method = make_method(corpus, config)
+        if start is not None:
+            self.method = start(self.method, corpus.ids)
         if num_ranks() > 1:
             self.method = Ranks(self.method, config.sync_every)
         self.slice_loss = float("nan")

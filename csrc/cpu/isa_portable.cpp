@@ -22,6 +22,7 @@ namespace w2v::W2V_ISA {
 #include "hs_kernel.h"
 #include "subword_kernel.h"
 #include "loss_kernel.h"
+#include "optim_kernel.h"
 
 extern const KernelTable table;
 const KernelTable table = {
@@ -36,5 +37,9 @@ const KernelTable table = {
     loss_kernels<double>(),
     loss_kernels<torch::headeronly::BFloat16>(),
     loss_kernels<torch::headeronly::Half>(),
+    optim_kernels<float>(),
+    optim_kernels<double>(),
+    optim_kernels<torch::headeronly::BFloat16>(),
+    optim_kernels<torch::headeronly::Half>(),
 };
 }  // namespace w2v::W2V_ISA

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "../accumulator.h"
+#include "../optim_rules.h"
 #include "../sampler.h"
 #include "subword_params.h"
 
@@ -115,6 +116,40 @@ struct LossKernels {
   void (*add)(const Segments&, const A* sums, int64_t dim, const RowSink<T>&, int64_t begin, int64_t end);
 };
 
+// ---- the optimisers: the rows that a gradient touched step their weight --------------------------------------------
+
+// A gradient as rows of values (N, D): segment s sums those of its slots, for row rows[s]. Where `start` is null, slot
+// s is the only one of segment s; where `rows` is null, that is row s.
+template <typename T>
+struct RowGradient {
+  const T* values;
+  int64_t stride, dim;
+  Segments segments;
+  double scale;  // of every row, after it is shortened
+};
+
+template <typename T>
+struct WeightRows {
+  T* data;
+  int64_t stride;
+};
+
+// Each works on the segments that start in slots [begin, end).
+template <typename T>
+struct OptimKernels {
+  using A = Accumulator<T>;
+  template <typename Rule>
+  using Step = void (*)(const RowGradient<T>&, const WeightRows<T>&, const StepOptions&, const Rule&, int64_t begin,
+                        int64_t end);
+  Step<SgdRule<A>> sgd;
+  Step<MomentumRule<A>> momentum;
+  Step<AdagradRule<A>> adagrad;
+  Step<RowwiseAdagradRule<A>> rowwise_adagrad;
+  Step<AdamRule<A>> adam;
+  // squares: the squared norm of each segment's sum, none longer than `longest` (0: no limit)
+  void (*square_norms)(const RowGradient<T>&, double longest, A* squares, int64_t begin, int64_t end);
+};
+
 struct KernelTable {
   const char* name;
   // trains on the sentences that start in ids[begin, end)
@@ -130,6 +165,10 @@ struct KernelTable {
   LossKernels<double> f64;
   LossKernels<torch::headeronly::BFloat16> bf16;
   LossKernels<torch::headeronly::Half> f16;
+  OptimKernels<float> optim_f32;
+  OptimKernels<double> optim_f64;
+  OptimKernels<torch::headeronly::BFloat16> optim_bf16;
+  OptimKernels<torch::headeronly::Half> optim_f16;
 };
 
 // The table for this machine, or the one that the environment variable W2V_EXT_CPU names (avx512, avx2, portable).

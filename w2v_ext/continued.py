@@ -1,0 +1,313 @@
+"""Training that does not begin at nothing: new text for an old model, vectors from elsewhere, rows that are locked.
+
+>>> old = load_model("old")
+>>> corpus = merge_corpus(prepare_corpus("new.txt", CorpusOptions(min_count=1)), old.words, old.counts, min_count=5)
+>>> start = Start(corpus.vocab, old=old, foreign=formats.load_vectors("glove.6B.100d.txt"), lock="intersect")
+>>> vectors = Trainer(corpus, config, start=start).fit().keyed_vectors()
+
+``python -m w2v_ext.train --continue-from OLD --corpus NEW ... --intersect FILE --lock intersect`` does this with files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import TrainConfig
+from .corpus import Corpus
+from .corpus_files import checksum, temporary_corpus
+from .distributed import num_ranks
+from .formats import load_vectors
+from .formats.table import VectorTable
+from .methods import Method
+from .model_files import ModelFiles, load_model
+from .vocab import Vocabulary
+
+LOCKS = ("nothing", "intersect", "old")
+PIECE = 1 << 16  # ids between two restorations of the locked rows
+_BLOCK = 1 << 22  # ids renumbered at a time
+
+
+def settings_of(directory: str | Path) -> TrainConfig:
+    """The settings to go on with from a model directory: its own, but for the text and what it had begun from.
+
+    Raises:
+        FormatError: the directory is damaged. ValueError: it was not made by ``w2v_ext.train``.
+    """
+    saved = load_model(directory).config
+    fresh = TrainConfig()
+    anew = ("corpus", "out", "continue_from", "intersect", "lock", "tensorboard", "probe", "probe_pairs", "cache_dir")
+    kept = {name: value for name, value in saved.items() if name not in anew}
+    return dataclasses.replace(TrainConfig.from_dict(kept, f"{directory}/config.json"), out=fresh.out)
+
+
+def prepare_start(corpus: Corpus, config: TrainConfig) -> tuple[Corpus, Start | None, str]:
+    """What ``continue_from``, ``intersect`` and ``lock`` of a configuration ask for.
+
+    Args:
+        corpus: with all its words, where the configuration has ``continue_from``.
+
+    Returns:
+        The corpus to train on, the start for the trainer, and a line that tells about it; (corpus, None, "") where
+        nothing is asked for.
+
+    Raises:
+        ValueError, FormatError, OSError: vectors that cannot be read, or do not fit.
+    """
+    if config.continue_from is None and config.intersect is None:
+        if config.lock != "nothing":
+            raise ValueError(f"lock: expected continue_from or intersect beside it, got {config.lock!r} alone")
+        return corpus, None, ""
+    if config.lock != "nothing" and num_ranks() > 1:
+        raise ValueError(f"lock: expected one process, got {num_ranks()}")
+    old = None
+    if config.continue_from is not None:
+        old = load_model(config.continue_from)
+        corpus = merge_corpus(corpus, old.words, old.counts, min_count=config.min_count, max_vocab=config.max_vocab)
+    foreign = None if config.intersect is None else load_vectors(config.intersect)
+    start = Start(corpus.vocab, old=old, foreign=foreign, lock=config.lock)
+    parts = []
+    if old is not None:
+        parts.append(
+            f"{start.old_words:,} words of {config.continue_from}, {len(corpus.vocab) - start.old_words:,} new"
+        )
+    if foreign is not None:
+        parts.append(f"{start.intersected:,} of {len(foreign.words):,} vectors of {config.intersect}")
+    if len(start.locked):
+        parts.append(f"{len(start.locked):,} rows locked")
+    return corpus, start, f"began with {'; '.join(parts)}"
+
+
+def merge_corpus(
+    corpus: Corpus,
+    words: Sequence[str],
+    counts: np.ndarray,
+    *,
+    min_count: int = 1,
+    max_vocab: int | None = None,
+) -> Corpus:
+    """The corpus over the words of an old model and its own, with the counts of both added.
+
+    All old words stay. New ones come in if they occur at least ``min_count`` times in the corpus, the most frequent
+    first, as long as there are fewer than ``max_vocab`` words in all. Words are ordered by their added counts, as
+    trainers want them, and the ids renumbered; sentences of which nothing is left are left out.
+
+    Args:
+        corpus: made with ``min_count=1``, or old words that are rare in it are lost.
+        words, counts: of the old model, V words and (V,) integers.
+
+    Returns:
+        A corpus in a temporary directory, which goes with it.
+
+    Raises:
+        ValueError: a corpus with special tokens, or none of its words is left.
+    """
+    if corpus.vocab.num_specials:
+        raise ValueError("corpus: expected one without special tokens, as the old model has none")
+    known = {word: int(count) for word, count in zip(words, counts, strict=True)}
+    fresh = {word: int(n) for word, n in zip(corpus.vocab.words, corpus.vocab.counts, strict=True)}
+    joining = [word for word in corpus.vocab.words if word not in known and fresh[word] >= min_count]
+    if max_vocab is not None:
+        joining = joining[: max(0, max_vocab - len(known))]
+    total = {word: count + fresh.get(word, 0) for word, count in known.items()}
+    total.update((word, fresh[word]) for word in joining)
+    vocab = Vocabulary.from_counts(total, min_count=1) if min(total.values()) >= 1 else _with_zeros(total)
+    lookup = vocab.word_to_id
+    new_id = np.array([lookup.get(word, -2) for word in corpus.vocab.words] + [-1], np.int32)  # -1 stays -1
+
+    def fill(directory: Path) -> None:
+        vocab.save(directory / "vocab.tsv")
+        sentences = tokens = 0
+        last = -1  # the id before the block: a marker, as at the beginning of a sentence
+        with open(directory / "ids.bin", "wb") as file:
+            for begin in range(0, len(corpus.ids), _BLOCK):
+                ids = new_id[corpus.ids[begin : begin + _BLOCK]]
+                ids = ids[ids != -2]
+                before = np.concatenate(([last], ids[:-1])) if len(ids) else ids
+                ids = ids[(ids != -1) | (before != -1)]  # no empty sentences
+                if len(ids):
+                    last = int(ids[-1])
+                sentences += int(np.count_nonzero(ids == -1))
+                tokens += int(np.count_nonzero(ids != -1))
+                file.write(ids.astype("<i4").tobytes())
+        if tokens == 0:
+            raise ValueError("corpus: none of its words is in the old model or frequent enough to join it")
+        meta = {name: value for name, value in corpus.meta.items() if name != "checksum"}
+        digest = hashlib.sha256((directory / "vocab.tsv").read_bytes()).hexdigest()
+        meta |= {"num_tokens": tokens, "num_sentences": sentences, "vocab_sha256": digest}
+        meta["checksum"] = checksum(meta)
+        (directory / "corpus.json").write_text(json.dumps(meta) + "\n", encoding="utf-8")
+
+    return temporary_corpus(fill)
+
+
+def _with_zeros(total: dict[str, int]) -> Vocabulary:
+    """A vocabulary with words that no text has been counted for."""
+    words = sorted(total, key=lambda word: (-total[word], word))
+    return Vocabulary(words, [total[word] for word in words])
+
+
+class Start:
+    """What a training begins with, for ``Trainer(corpus, config, start=...)``.
+
+    Args:
+        vocab: of the corpus that is trained on.
+        old: a model whose word and output vectors its words begin with; the others begin as in any training.
+        foreign: vectors that take the place of the word vectors of words that both have (the output vectors stay), as
+            gensim's ``intersect_word2vec_format`` does; no word is added.
+        lock: whose word vectors training must not move: of ``nothing``; of words that ``foreign`` has (``intersect``,
+            gensim's ``lockf=0``); of the words of the ``old`` model as well as of those.
+
+    Attributes:
+        old_words, intersected: how many words of the vocabulary have a row from there.
+        locked: (L,) int64 rows.
+
+    Raises:
+        ValueError: ``lock`` names what is not given.
+    """
+
+    def __init__(
+        self,
+        vocab: Vocabulary,
+        *,
+        old: ModelFiles | None = None,
+        foreign: VectorTable | None = None,
+        lock: str = "nothing",
+    ) -> None:
+        if lock not in LOCKS:
+            raise ValueError(f"lock: expected one of {', '.join(LOCKS)}, got {lock!r}")
+        if (lock == "intersect" and foreign is None) or (lock == "old" and old is None):
+            raise ValueError(f"lock: expected vectors to lock, got {lock!r} without them")
+        self._old, self._foreign = old, foreign
+        self._old_rows = _shared_rows(vocab, old.words if old is not None else [])
+        self._foreign_rows = _shared_rows(vocab, foreign.words if foreign is not None else [])
+        self.old_words, self.intersected = len(self._old_rows[0]), len(self._foreign_rows[0])
+        rows = [self._foreign_rows[0]] if lock != "nothing" else []
+        rows += [self._old_rows[0]] if lock == "old" else []
+        self.locked = torch.cat(rows).unique() if rows else torch.empty(0, dtype=torch.int64)
+
+    def __call__(self, method: Method, ids: np.ndarray) -> Method:
+        """Set the weights of a method, in place; gives it, with its rows locked where that is asked for.
+
+        Raises:
+            ValueError: vectors of another dimension, or a model that has other tables than word and output vectors.
+        """
+        dim = method.weights["in_weight"].shape[1]
+        if set(method.weights) - {"in_weight", "out_weight"}:
+            raise ValueError(
+                f"model: expected one of word and output vectors to go on with, got tables {', '.join(method.weights)}"
+            )
+        if self._old is not None:
+            _check_dim("continue_from", self._old.in_weight.shape[1], dim)
+            to, source = self._old_rows
+            for name in method.weights:
+                table = getattr(self._old, name)
+                if table is None:
+                    raise ValueError(f"continue_from: expected a model with {name}, got one that was saved without it")
+                if len(table) == len(self._old.words):
+                    _copy_rows(method.weights[name], to, table[source])
+        if self._foreign is not None:
+            _check_dim("intersect", self._foreign.vectors.shape[1], dim)
+            to, source = self._foreign_rows
+            _copy_rows(method.weights["in_weight"], to, torch.from_numpy(self._foreign.vectors[source.numpy()]))
+        return LockedRows(method, self.locked, ids) if len(self.locked) else method
+
+
+def _shared_rows(vocab: Vocabulary, words: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The rows of words that both have: in the vocabulary, and among ``words`` (the first of a word that comes twice)."""
+    first: dict[int, int] = {}
+    for i, word in enumerate(words):
+        row = vocab.word_to_id.get(word)
+        if row is not None:
+            first.setdefault(row, i)
+    return torch.tensor(list(first), dtype=torch.int64), torch.tensor(list(first.values()), dtype=torch.int64)
+
+
+def _copy_rows(weight: Tensor, rows: Tensor, values: Tensor) -> None:
+    weight.index_copy_(0, rows.to(weight.device), values.to(weight.device, weight.dtype))
+
+
+def _check_dim(name: str, got: int, dim: int) -> None:
+    if got != dim:
+        raise ValueError(f"{name}: expected vectors of dim = {dim}, got {got}")
+
+
+class LockedRows(Method):
+    """A method whose word vectors of some rows stay what they are.
+
+    The kernels move every row. Those that are locked and occur in the text are set back after each ``PIECE`` of it,
+    always at the same places, so that the result does not depend on how the trainer cuts an epoch; in between, the
+    words around them see them moved by the steps of one piece. What is read from here is always the locked value.
+
+    Args:
+        inner: the method, its weights as they are to stay.
+        rows: (L,) int64, the rows.
+        ids: (N,) of the corpus, sentences of word ids closed by -1.
+
+    Raises:
+        ValueError: a method that does not learn from the ids.
+    """
+
+    def __init__(self, inner: Method, rows: Tensor, ids: np.ndarray) -> None:
+        if inner.length != len(ids):
+            raise ValueError("lock: expected a model that learns from the text word by word, got another")
+        self.inner, self.weights, self.length, self.device = inner, inner.weights, inner.length, inner.device
+        self.sorted_tables = inner.sorted_tables
+        self._ids = ids
+        weight = self.weights["in_weight"]
+        self._rows = rows.to(self.device)
+        self._values = weight[self._rows].clone()
+        self._place = torch.full((len(weight),), -1, dtype=torch.int64)  # of a locked row among them
+        self._place[rows] = torch.arange(len(rows))
+
+    def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
+        """Train on ``begin`` to ``end``, and set back the locked rows wherever a piece ends."""
+        loss, pairs, words = 0.0, 0, 0
+        while begin < end:
+            piece_end = min((begin // PIECE + 1) * PIECE, self.length)
+            stop = min(end, piece_end)
+            part = self.inner.train(epoch, begin, stop)
+            loss, pairs, words = loss + part[0], pairs + part[1], words + part[2]
+            if stop == piece_end:
+                self._restore(piece_end)
+            begin = stop
+        return loss, pairs, words
+
+    def _restore(self, piece_end: int) -> None:
+        """Set back the locked rows among the words of the sentences that began in the piece."""
+        begin = (piece_end - 1) // PIECE * PIECE
+        stop = piece_end
+        while stop < self.length and self._ids[stop - 1] >= 0:  # to the end of the last sentence
+            tail = np.flatnonzero(self._ids[stop : stop + 4096] < 0)
+            stop += int(tail[0]) + 1 if len(tail) else 4096
+        seen = np.bincount(self._ids[begin:stop] + 1, minlength=len(self._place) + 1)[1:]
+        places = self._place[torch.from_numpy(np.flatnonzero(seen))]
+        places = places[places >= 0].to(self.device)
+        self.weights["in_weight"].index_copy_(0, self._rows[places], self._values[places])
+
+    def word_vectors(self) -> Tensor:
+        """As the method's, with the locked rows as they are to stay."""
+        vectors = self.inner.word_vectors()
+        return vectors.index_copy_(0, self._rows.cpu(), self._values.to("cpu", vectors.dtype))
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """As the method's, with the locked rows as they are to stay."""
+        tensors = dict(self.inner.saved_tensors())
+        tensors["in_weight"] = self.word_vectors()
+        return tensors
+
+    @property
+    def where(self) -> str:
+        """As the method's."""
+        return self.inner.where
+
+    def metrics(self) -> dict:
+        """As the method's, and how many rows are locked."""
+        return {**self.inner.metrics(), "locked_rows": len(self._rows)}
