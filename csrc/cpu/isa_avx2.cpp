@@ -7,8 +7,10 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "../ngrams.h"
 #include "kernels.h"
 
 #if defined(__clang__)
@@ -25,6 +27,8 @@ namespace w2v::W2V_ISA {
 #include "sgns_plan.h"
 #include "sgns_block.h"
 #include "sgns_kernel.h"
+#include "classify_gather.h"
+#include "classify_kernel.h"
 #include "loss_kernel.h"
 
 extern const KernelTable table;
@@ -32,6 +36,8 @@ const KernelTable table = {
     "avx2",
     train_sgns,
     merge_rows,
+    train_lines,
+    answer_lines,
     loss_kernels<float>(),
     loss_kernels<double>(),
     loss_kernels<torch::headeronly::BFloat16>(),

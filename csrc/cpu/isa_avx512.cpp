@@ -7,8 +7,10 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "../ngrams.h"
 #include "kernels.h"
 
 #if defined(__clang__)
@@ -26,6 +28,8 @@ namespace w2v::W2V_ISA {
 #include "sgns_plan.h"
 #include "sgns_block.h"
 #include "sgns_kernel.h"
+#include "classify_gather.h"
+#include "classify_kernel.h"
 #include "loss_kernel.h"
 
 extern const KernelTable table;
@@ -33,6 +37,8 @@ const KernelTable table = {
     "avx512",
     train_sgns,
     merge_rows,
+    train_lines,
+    answer_lines,
     loss_kernels<float>(),
     loss_kernels<double>(),
     loss_kernels<torch::headeronly::BFloat16>(),

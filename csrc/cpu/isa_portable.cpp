@@ -6,8 +6,10 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "../ngrams.h"
 #include "kernels.h"
 
 #define W2V_ISA portable
@@ -18,6 +20,8 @@ namespace w2v::W2V_ISA {
 #include "sgns_plan.h"
 #include "sgns_block.h"
 #include "sgns_kernel.h"
+#include "classify_gather.h"
+#include "classify_kernel.h"
 #include "loss_kernel.h"
 
 extern const KernelTable table;
@@ -25,6 +29,8 @@ const KernelTable table = {
     "portable",
     train_sgns,
     merge_rows,
+    train_lines,
+    answer_lines,
     loss_kernels<float>(),
     loss_kernels<double>(),
     loss_kernels<torch::headeronly::BFloat16>(),
