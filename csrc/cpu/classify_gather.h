@@ -1,7 +1,4 @@
-// The rows of a line: those of its words and their subwords, then those of its word n-grams, in that order.
-//
-// The n-grams are hashed again in every epoch: that costs some 10 cycles where reading and writing the row cost a
-// hundred, and keeps a line at 4 bytes a word.
+// The rows of a line: those of its words and their subwords, then those of its word n-grams.
 
 constexpr int32_t kNoRow = -1;
 
@@ -18,38 +15,32 @@ struct LineRows {
 
 inline void gather_rows(const ClassifyParams& p, int64_t line, LineRows* found) {
   const int64_t begin = line > 0 ? p.ends[line - 1] : 0, length = p.ends[line] - begin;
-  const int32_t* const tokens = p.tokens + begin;
-  int64_t most = 0;
+  const int64_t first_ngram = line > 0 ? p.ngram_ends[line - 1] : 0, num_ngrams = p.ngram_ends[line] - first_ngram;
+  const int32_t *const tokens = p.tokens + begin, *const ngrams = p.ngrams + first_ngram;
+  int64_t most = num_ngrams;
   for (int64_t i = 0; i < length; ++i) {
     const int64_t word = tokens[i];
     if (static_cast<uint64_t>(word) >= static_cast<uint64_t>(p.num_words))
-      bad_index("tokens", word, "hashes", p.num_words);
+      bad_index("tokens", word, "row_ends", p.num_words);
     most += p.row_ends[word] - (word > 0 ? p.row_ends[word - 1] : 0);
   }
-  most += length * std::max(0, p.word_ngrams - 1);
   if (static_cast<int64_t>(found->rows.size()) < most + 1) found->rows.resize(2 * most + 1);
   int32_t* const rows = found->rows.data();
-  int64_t count = 0, inputs = 0;
-  uint32_t largest = 0;
+  int64_t count = 0;
+  int32_t largest = 0, smallest = 0;
   const auto add = [&](int32_t row) __attribute__((always_inline)) {
     rows[count] = row;
-    const bool there = row != kNoRow;
-    largest = there ? std::max(largest, static_cast<uint32_t>(row)) : largest;
-    count += there;
-    ++inputs;
+    count += row != kNoRow;  // no branch
+    largest = std::max(largest, row);
+    smallest = std::min(smallest, row);
   };
   for (int64_t i = 0; i < length; ++i) {
     const int32_t word = tokens[i];
     for (int64_t r = word > 0 ? p.row_ends[word - 1] : 0; r < p.row_ends[word]; ++r) add(p.rows[r]);
   }
-  for (int64_t i = 0; i + 1 < length && p.word_ngrams > 1; ++i) {
-    uint64_t hash = ngram_start(p.hashes[tokens[i]]);
-    for (int64_t j = i + 1; j < std::min(length, i + p.word_ngrams); ++j) {
-      hash = ngram_next(hash, p.hashes[tokens[j]]);
-      add(p.bucket_rows[hash % p.buckets]);
-    }
-  }
-  if (count > 0 && largest >= p.num_in) bad_index("rows, bucket_rows", largest, "in_weight", p.num_in);
+  for (int64_t i = 0; i < num_ngrams; ++i) add(ngrams[i]);
+  if (count > 0 && (smallest < kNoRow || static_cast<uint32_t>(largest) >= p.num_in))
+    bad_index("rows, ngrams", smallest < kNoRow ? smallest : largest, "in_weight", p.num_in);
   found->count = count;
-  found->inputs = inputs;
+  found->inputs = most;
 }

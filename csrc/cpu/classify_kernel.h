@@ -54,7 +54,7 @@ W2V_INLINE void each_stripe(int64_t padded, const Body& body) {
   for (int64_t d = 0; d < padded; d += kStripe * kWidth) with_vectors((padded - d) / kWidth, d, body);
 }
 
-// Fetches the rows of a line to come, a cache line at a call.
+// Fetches the rows of a line to come, one at a call.
 struct Fetcher {
   const float* in = nullptr;
   int64_t stride = 0;
@@ -292,8 +292,7 @@ inline void train_lines(const ClassifyParams& p, const ClassifyTraining& t, int6
     }
     if (line.count == 0) continue;
     const auto ahead = [&]() __attribute__((always_inline)) { fetcher.fetch(); };
-    const auto nothing = []() __attribute__((always_inline)) {};
-    each_stripe(s.padded, SumRows<decltype(nothing)>{p, line, s.hidden, nothing});
+    each_stripe(s.padded, SumRows<decltype(ahead)>{p, line, s.hidden, ahead});
     mean_of_rows(p, line, &s);
     const double done = static_cast<double>(i) / static_cast<double>(t.num_examples);
     const double progress = (static_cast<double>(t.epoch) + done) / t.epochs;

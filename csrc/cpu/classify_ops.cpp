@@ -63,8 +63,8 @@ LabelLoss loss_of(const std::string& name) {
 }
 
 ClassifyParams check_lines(const Tensor& in_weight, const Tensor& out_weight, const Tensor& tokens, const Tensor& ends,
-                           const Tensor& rows, const Tensor& row_ends, const Tensor& hashes, const Tensor& bucket_rows,
-                           int64_t word_ngrams, const std::string& loss) {
+                           const Tensor& ngrams, const Tensor& ngram_ends, const Tensor& rows, const Tensor& row_ends,
+                           const std::string& loss) {
   W2V_CHECK(in_weight.dim() == 2, "in_weight: expected shape (R, D), got ", shape_of(in_weight));
   check_rows(in_weight, "in_weight", in_weight.size(1));
   check_rows(out_weight, "out_weight", in_weight.size(1));
@@ -81,18 +81,13 @@ ClassifyParams check_lines(const Tensor& in_weight, const Tensor& out_weight, co
   p.tokens = check_int32(tokens, "tokens");
   p.ends = check_ends(ends, "ends", "tokens", tokens.size(0));
   p.num_lines = ends.size(0);
+  p.ngrams = check_int32(ngrams, "ngrams");
+  p.ngram_ends = check_ends(ngram_ends, "ngram_ends", "ngrams", ngrams.size(0));
+  W2V_CHECK(ngram_ends.size(0) == p.num_lines, "ngram_ends: expected shape (N,) = (", p.num_lines,
+            ",) to match ends, got ", shape_of(ngram_ends));
   p.rows = check_int32(rows, "rows");
   p.row_ends = check_ends(row_ends, "row_ends", "rows", rows.size(0));
   p.num_words = row_ends.size(0);
-  p.hashes = check_int32(hashes, "hashes");
-  W2V_CHECK(hashes.size(0) == p.num_words, "hashes: expected shape (K,) = (", p.num_words, ",) to match row_ends, got ",
-            shape_of(hashes));
-  p.bucket_rows = check_int32(bucket_rows, "bucket_rows");
-  p.buckets = static_cast<uint64_t>(bucket_rows.size(0));
-  W2V_CHECK(word_ngrams >= 1 && word_ngrams <= 100, "word_ngrams: expected an integer from 1 to 100, got ",
-            word_ngrams);
-  W2V_CHECK(word_ngrams == 1 || p.buckets > 0, "bucket_rows: expected at least one bucket for n-grams, got none");
-  p.word_ngrams = static_cast<int>(word_ngrams);
   return p;
 }
 
@@ -125,12 +120,11 @@ void in_stretches(int64_t begin, int64_t end, int64_t threads, const Work& work)
 }
 
 Tensor train_classifier(const Tensor& in_weight, const Tensor& out_weight, const Tensor& tokens, const Tensor& ends,
-                        const Tensor& rows, const Tensor& row_ends, const Tensor& hashes, const Tensor& bucket_rows,
-                        int64_t word_ngrams, const std::string& loss, const Tensor& labels, const Tensor& label_ends,
+                        const Tensor& ngrams, const Tensor& ngram_ends, const Tensor& rows, const Tensor& row_ends,
+                        const std::string& loss, const Tensor& labels, const Tensor& label_ends,
                         const Tensor& path, const Tensor& path_ends, const Tensor& order, double lr, int64_t seed,
                         int64_t epoch, int64_t epochs, int64_t begin, int64_t end, int64_t threads) {
-  const ClassifyParams p = check_lines(in_weight, out_weight, tokens, ends, rows, row_ends, hashes, bucket_rows,
-                                       word_ngrams, loss);
+  const ClassifyParams p = check_lines(in_weight, out_weight, tokens, ends, ngrams, ngram_ends, rows, row_ends, loss);
   ClassifyTraining t{};
   t.order = check_int32(order, "order");
   t.num_examples = order.size(0);
@@ -168,12 +162,10 @@ Tensor train_classifier(const Tensor& in_weight, const Tensor& out_weight, const
 }
 
 std::tuple<Tensor, Tensor> classify(const Tensor& in_weight, const Tensor& out_weight, const Tensor& tokens,
-                                    const Tensor& ends, const Tensor& rows, const Tensor& row_ends,
-                                    const Tensor& hashes, const Tensor& bucket_rows, int64_t word_ngrams,
-                                    const std::string& loss, const Tensor& children, int64_t k, double threshold,
+                                    const Tensor& ends, const Tensor& ngrams, const Tensor& ngram_ends,
+                                    const Tensor& rows, const Tensor& row_ends, const std::string& loss, const Tensor& children, int64_t k, double threshold,
                                     int64_t threads) {
-  const ClassifyParams p = check_lines(in_weight, out_weight, tokens, ends, rows, row_ends, hashes, bucket_rows,
-                                       word_ngrams, loss);
+  const ClassifyParams p = check_lines(in_weight, out_weight, tokens, ends, ngrams, ngram_ends, rows, row_ends, loss);
   W2V_CHECK(k >= 1 && k <= p.num_labels, "k: expected an integer from 1 to ", p.num_labels, " (the labels), got ", k);
   W2V_CHECK(!std::isnan(threshold), "threshold: expected a number, got ", threshold);
   ClassifyAnswer a{};
@@ -196,34 +188,57 @@ std::tuple<Tensor, Tensor> classify(const Tensor& in_weight, const Tensor& out_w
   return {labels, probabilities};
 }
 
-// Gives each bucket that the lines' n-grams meet a row, in the order in which they are met: those of a line that no
-// other line has lie side by side, and are read as one stretch of memory.
-int64_t number_ngrams(const Tensor& bucket_rows, const Tensor& tokens, const Tensor& ends, const Tensor& hashes,
-                      const Tensor& lines, int64_t word_ngrams, int64_t first) {
+// The n-grams of a line of so many words: those of each word reach word_ngrams - 1 further, or to the end.
+int64_t count_ngrams(int64_t words, int64_t word_ngrams) {
+  const int64_t reach = std::max<int64_t>(0, std::min(word_ngrams, words) - 1);
+  return reach * words - reach * (reach + 1) / 2;
+}
+
+// The rows of the lines' n-grams, by fastText's hash. With first >= 0, buckets that have no row get one, in the order
+// in which they are met: those of n-grams that no other line has lie side by side, and are read as one stretch.
+std::tuple<Tensor, Tensor, int64_t> ngram_rows(const Tensor& bucket_rows, const Tensor& tokens, const Tensor& ends,
+                                               const Tensor& hashes, const Tensor& lines, int64_t word_ngrams,
+                                               int64_t first, int64_t threads) {
   check_int32(bucket_rows, "bucket_rows");
   const int32_t* token = check_int32(tokens, "tokens");
   const int64_t* end = check_ends(ends, "ends", "tokens", tokens.size(0));
   const int32_t* hash = check_int32(hashes, "hashes");
   const int32_t* line = check_int32(lines, "lines");
   const auto buckets = static_cast<uint64_t>(bucket_rows.size(0));
-  W2V_CHECK(buckets > 0, "bucket_rows: expected at least one bucket, got none");
-  W2V_CHECK(word_ngrams >= 2 && word_ngrams <= 100, "word_ngrams: expected an integer from 2 to 100, got ",
+  const int64_t num_lines = ends.size(0), num_used = lines.size(0);
+  W2V_CHECK(word_ngrams >= 1 && word_ngrams <= 100, "word_ngrams: expected an integer from 1 to 100, got ",
             word_ngrams);
-  W2V_CHECK(first >= 0 && first < INT32_MAX - bucket_rows.size(0), "first: expected a row below 2^31, got ", first);
+  W2V_CHECK(word_ngrams == 1 || buckets > 0, "bucket_rows: expected at least one bucket for n-grams, got none");
+  W2V_CHECK(first < INT32_MAX - bucket_rows.size(0), "first: expected a row below 2^31, got ", first);
   for (int64_t i = 0; i < tokens.size(0); ++i)
     W2V_CHECK(token[i] >= 0 && token[i] < hashes.size(0), "tokens: expected numbers below ", hashes.size(0), ", got ",
               token[i]);
+  Tensor result_ends = torch::stable::new_empty(ends, {num_lines});
+  int64_t* const ngram_ends = result_ends.mutable_data_ptr<int64_t>();
+  std::fill(ngram_ends, ngram_ends + num_lines, 0);
+  for (int64_t i = 0; i < num_used; ++i) {
+    W2V_CHECK(line[i] >= 0 && line[i] < num_lines && (i == 0 || line[i] > line[i - 1]),
+              "lines: expected rising numbers below ", num_lines, ", got ", line[i]);
+    ngram_ends[line[i]] = count_ngrams(end[line[i]] - (line[i] > 0 ? end[line[i] - 1] : 0), word_ngrams);
+  }
+  for (int64_t i = 1; i < num_lines; ++i) ngram_ends[i] += ngram_ends[i - 1];
+  const int64_t total = num_lines > 0 ? ngram_ends[num_lines - 1] : 0;
+  Tensor result = torch::stable::new_empty(tokens, {total});
+  int32_t* const rows = result.mutable_data_ptr<int32_t>();
   int32_t* const row = bucket_rows.mutable_data_ptr<int32_t>();
   auto next = static_cast<int32_t>(first);
-  for (int64_t l = 0; l < lines.size(0); ++l) {
-    W2V_CHECK(line[l] >= 0 && line[l] < ends.size(0), "lines: expected numbers below ", ends.size(0), ", got ",
-              line[l]);
-    const int64_t begin = line[l] > 0 ? end[line[l] - 1] : 0;
-    each_ngram(token + begin, end[line[l]] - begin, hash, static_cast<int>(word_ngrams), buckets, [&](uint64_t bucket) {
-      if (row[bucket] < 0) row[bucket] = next++;
-    });
-  }
-  return next;
+  const auto fill = [&](int64_t, int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; ++i) {
+      const int64_t at = line[i], begin = at > 0 ? end[at - 1] : 0;
+      int32_t* out = rows + (at > 0 ? ngram_ends[at - 1] : 0);
+      each_ngram(token + begin, end[at] - begin, hash, static_cast<int>(word_ngrams), buckets, [&](uint64_t bucket) {
+        if (first >= 0 && row[bucket] < 0) row[bucket] = next++;
+        *out++ = row[bucket];
+      });
+    }
+  };
+  if (word_ngrams > 1) in_stretches(0, num_used, first >= 0 ? 1 : threads, fill);
+  return {result, result_ends, next};
 }
 
 }  // namespace
@@ -231,7 +246,7 @@ int64_t number_ngrams(const Tensor& bucket_rows, const Tensor& tokens, const Ten
 STABLE_TORCH_LIBRARY_IMPL(w2v_ext, CPU, m) {
   m.impl("train_classifier_", TORCH_BOX(&train_classifier));
   m.impl("classify", TORCH_BOX(&classify));
-  m.impl("number_ngrams_", TORCH_BOX(&number_ngrams));
+  m.impl("ngram_rows_", TORCH_BOX(&ngram_rows));
 }
 
 }  // namespace w2v

@@ -10,7 +10,6 @@
 #include <utility>
 #include <vector>
 
-#include "../ngrams.h"
 #include "kernels.h"
 
 #if defined(__clang__)

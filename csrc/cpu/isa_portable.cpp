@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "../ngrams.h"
 #include "kernels.h"
 
 #define W2V_ISA portable

@@ -51,18 +51,17 @@ struct ClassifyParams {
   int64_t stride;  // floats from row to row, a multiple of 16
   int64_t dim;     // D
   uint32_t num_in, num_out, num_labels;
-  // Line i has the words tokens[ends[i-1], ends[i]), each the number of one of num_words words. Word w has the rows
-  // rows[row_ends[w-1], row_ends[w]): its own, where it has one, and its subwords'; -1 counts, and is a row of zeros.
+  // Line i has the words tokens[ends[i-1], ends[i]), each the number of one of num_words words, and the n-grams with
+  // the rows ngrams[ngram_ends[i-1], ngram_ends[i]). Word w has the rows rows[row_ends[w-1], row_ends[w]): its own,
+  // where it has one, and its subwords'. -1 counts, and is a row of zeros.
   const int32_t* tokens;
   const int64_t* ends;
+  const int32_t* ngrams;
+  const int64_t* ngram_ends;
   int64_t num_lines;
   const int32_t* rows;
   const int64_t* row_ends;
   int64_t num_words;
-  const int32_t* hashes;  // of the words; an n-gram's names one of the buckets,
-  const int32_t* bucket_rows;  // and this the bucket's row, or -1
-  uint64_t buckets;
-  int word_ngrams;
   LabelLoss loss;
 };
 

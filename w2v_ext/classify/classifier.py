@@ -209,13 +209,14 @@ class TextClassifier:
             known[kept:] = [place.get(word, -1) for word in lines.words[kept:]]
 
         self._bucket_rows = np.full(config.buckets if config.word_ngrams > 1 or config.max_n else 0, -1, np.int32)
-        encoded = encode_words(
-            lines, known, self._bucket_rows, min_n=config.min_n, max_n=config.max_n, number_from=len(words)
+        encoded, rows = encode_words(
+            *(lines, known, self._bucket_rows),
+            word_ngrams=config.word_ngrams,
+            min_n=config.min_n,
+            max_n=config.max_n,
+            used=examples,
+            number_from=len(words),
         )
-        rows = len(words) + int((self._bucket_rows >= 0).sum())
-        if config.word_ngrams > 1:
-            used = torch.from_numpy(examples)
-            rows = ops.number_ngrams_(encoded.bucket_rows, encoded, used, config.word_ngrams, rows)
         self.in_weight = padded_weight(rows, config.dim)
         generator = torch.Generator().manual_seed(config.seed)
         self.in_weight[: len(words)].uniform_(-1 / config.dim, 1 / config.dim, generator=generator)
@@ -273,7 +274,6 @@ class TextClassifier:
                 started = time.perf_counter()
                 loss, count = ops.train_classifier_(
                     *(self.in_weight, self.out_weight, encoded, labels, label_ends, path, path_ends, order),
-                    word_ngrams=config.word_ngrams,
                     loss=config.loss,
                     lr=config.lr,
                     seed=config.seed,
@@ -434,14 +434,19 @@ class TextClassifier:
             raise ValueError(f"threshold: expected a number, got {threshold!r}")
         config, place = self.config, self.words.word_to_id
         known = np.fromiter((place.get(word, -1) for word in lines.words), np.int64, len(lines.words))
-        encoded = encode_words(lines, known, self._bucket_rows, min_n=config.min_n, max_n=config.max_n)
+        encoded, _ = encode_words(
+            *(lines, known, self._bucket_rows),
+            word_ngrams=config.word_ngrams,
+            min_n=config.min_n,
+            max_n=config.max_n,
+            threads=config.num_threads,
+        )
         children = self._tree.children if self._tree is not None else np.empty(0, np.int32)
         labels, probabilities = ops.classify(
             self.in_weight,
             self.out_weight,
             encoded,
             torch.from_numpy(children),
-            word_ngrams=config.word_ngrams,
             loss=config.loss,
             k=min(k, len(self.labels)),
             threshold=float(threshold),

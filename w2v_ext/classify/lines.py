@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import _text
 from ..sources import describe_error, list_files, open_source, read_chunks
+from .ops import ngram_rows_
 
 END = "</s>"
 Progress = Callable[[int, int | None], None]
@@ -191,55 +192,71 @@ class Encoded:
 
     Attributes:
         tokens, ends: of the lines.
+        ngrams: int32, rows of the model: line i's n-grams have `ngrams[ngram_ends[i-1]:ngram_ends[i]]`.
+        ngram_ends: (N,) int64.
         rows: int32, rows of the model; word w of the lines has `rows[row_ends[w-1]:row_ends[w]]`, -1 for a row of zeros.
         row_ends: (K,) int64.
-        hashes: (K,) int32, fastText's hash of each word.
-        bucket_rows: (buckets,) int32, the row of each bucket, or -1.
     """
 
     tokens: Tensor
     ends: Tensor
+    ngrams: Tensor
+    ngram_ends: Tensor
     rows: Tensor
     row_ends: Tensor
-    hashes: Tensor
-    bucket_rows: Tensor
 
     @property
     def arguments(self) -> tuple[Tensor, ...]:
         """In the order of the operators."""
-        return self.tokens, self.ends, self.rows, self.row_ends, self.hashes, self.bucket_rows
+        return self.tokens, self.ends, self.ngrams, self.ngram_ends, self.rows, self.row_ends
 
 
 def encode_words(
-    lines: Lines, known: np.ndarray, bucket_rows: np.ndarray, *, min_n: int, max_n: int, number_from: int | None = None
-) -> Encoded:
-    """Find the rows of the lines' words.
+    lines: Lines,
+    known: np.ndarray,
+    bucket_rows: np.ndarray,
+    *,
+    word_ngrams: int,
+    min_n: int,
+    max_n: int,
+    used: np.ndarray | None = None,
+    number_from: int = -1,
+    threads: int = 1,
+) -> tuple[Encoded, int]:
+    """Find the rows of the lines' words, subwords and n-grams.
 
     Args:
         lines: the lines.
         known: (K,) int64, each word's own row, or -1.
         bucket_rows: (buckets,) int32, the row of each bucket, or -1; changed where `number_from` is given.
+        word_ngrams: the longest.
         min_n, max_n: lengths of subwords; `max_n` 0 for none.
-        number_from: subwords' buckets that have no row yet get this one and the next, in order.
+        used: int32, the lines that n-grams are wanted of; None: all.
+        number_from: buckets that have no row yet get this one and the next, in the order in which they are met: first
+            those of subwords, then those of n-grams.
+        threads: at least 1.
+
+    Returns:
+        The rows, and the first row that is free.
     """
     if max_n:
         ids, ends = _text.subwords(lines.words, min_n=min_n, max_n=max_n, buckets=len(bucket_rows))
-        if number_from is not None:
+        if number_from >= 0:
             buckets, first = np.unique(ids, return_index=True)
             buckets = buckets[np.argsort(first)]
-            buckets = buckets[bucket_rows[buckets] < 0]
             bucket_rows[buckets] = np.arange(number_from, number_from + len(buckets))
+            number_from += len(buckets)
         has_row = known >= 0
         starts = np.concatenate([[0], ends[:-1]])
-        rows = np.insert(bucket_rows[ids].astype(np.int32), starts[has_row], known[has_row])
+        rows = np.insert(bucket_rows[ids], starts[has_row], known[has_row].astype(np.int32))
         row_ends = ends + np.cumsum(has_row)
     else:
         rows, row_ends = known[known >= 0].astype(np.int32), np.cumsum(known >= 0)
-    return Encoded(
-        torch.from_numpy(lines.tokens),
-        torch.from_numpy(lines.ends),
-        torch.from_numpy(rows),
-        torch.from_numpy(row_ends.astype(np.int64)),
-        torch.from_numpy(_text.word_hashes(lines.words)),
-        torch.from_numpy(bucket_rows),
+    tokens, ends = torch.from_numpy(lines.tokens), torch.from_numpy(lines.ends)
+    hashes = torch.from_numpy(_text.word_hashes(lines.words))
+    wanted = torch.arange(len(lines), dtype=torch.int32) if used is None else torch.from_numpy(used)
+    ngrams, ngram_ends, free = ngram_rows_(
+        torch.from_numpy(bucket_rows), tokens, ends, hashes, wanted, word_ngrams, number_from, threads
     )
+    row_ends = torch.from_numpy(row_ends.astype(np.int64))
+    return Encoded(tokens, ends, ngrams, ngram_ends, torch.from_numpy(rows), row_ends), free

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from ..ops import _call
-from .lines import Encoded
+
+if TYPE_CHECKING:
+    from .lines import Encoded
 
 _ops = torch.ops.w2v_ext
 
@@ -21,7 +25,6 @@ def train_classifier_(
     path_ends: Tensor,
     order: Tensor,
     *,
-    word_ngrams: int,
     loss: str,
     lr: float,
     seed: int,
@@ -44,7 +47,7 @@ def train_classifier_(
         labels, label_ends: of the lines, int32 and (N,) int64.
         path, path_ends: of the labels in their tree, for ``hs``; see `tree.LabelTree`.
         order: int32, the lines to train on, those of the whole epoch; each has a label.
-        word_ngrams: the longest; loss: ``softmax``, ``hs`` or ``ova``.
+        loss: ``softmax``, ``hs`` or ``ova``.
         lr: at the start; falls linearly to 0 over all epochs.
         seed, epoch, epochs: of the draws, and for the learning rate.
         begin, end: the part of ``order``.
@@ -57,7 +60,7 @@ def train_classifier_(
     """
     total, examples = _call(
         _ops.train_classifier_,
-        *(in_weight, out_weight, *lines.arguments, word_ngrams, loss, labels, label_ends, path, path_ends, order),
+        *(in_weight, out_weight, *lines.arguments, loss, labels, label_ends, path, path_ends, order),
         *(lr, seed, epoch, epochs, begin, end, threads),
     ).tolist()
     return total, int(examples)
@@ -69,7 +72,6 @@ def classify(
     lines: Encoded,
     children: Tensor,
     *,
-    word_ngrams: int,
     loss: str,
     k: int,
     threshold: float,
@@ -78,7 +80,7 @@ def classify(
     """Find the k most probable labels of each of N lines.
 
     Args:
-        in_weight, out_weight, lines, word_ngrams, loss: as in `train_classifier_`.
+        in_weight, out_weight, lines, loss: as in `train_classifier_`.
         children: of the tree, for ``hs``; see `tree.LabelTree`.
         k: 1 to L.
         threshold: labels below this probability are left out.
@@ -92,22 +94,34 @@ def classify(
     """
     return _call(
         _ops.classify,
-        *(in_weight, out_weight, *lines.arguments, word_ngrams, loss, children, k, threshold, threads),
+        *(in_weight, out_weight, *lines.arguments, loss, children, k, threshold, threads),
     )
 
 
-def number_ngrams_(bucket_rows: Tensor, lines: Encoded, used: Tensor, word_ngrams: int, first: int) -> int:
-    """Give the buckets that the n-grams of some lines meet, and that are -1, the rows from ``first`` on, as they come.
+def ngram_rows_(
+    bucket_rows: Tensor,
+    tokens: Tensor,
+    ends: Tensor,
+    hashes: Tensor,
+    lines: Tensor,
+    word_ngrams: int,
+    first: int,
+    threads: int,
+) -> tuple[Tensor, Tensor, int]:
+    """Find the rows of the word n-grams, n >= 2, of some lines, hashed as fastText hashes them.
 
     Args:
-        bucket_rows: (buckets,) int32, changed in place.
-        lines: all lines; used: int32, those that count.
-        word_ngrams: the longest, at least 2.
-        first: the first row that is free.
+        bucket_rows: (buckets,) int32, the row of each bucket, or -1; changed in place where `first` >= 0.
+        tokens, ends: line i has the words ``tokens[ends[i-1]:ends[i]]``; int32, and (N,) int64.
+        hashes: (K,) int32, `_text.word_hashes` of the words.
+        lines: int32, rising: the lines that are wanted.
+        word_ngrams: the longest.
+        first: buckets that are -1 get this row and the next, in the order in which they are met; -1: they stay.
+        threads: at least 1.
 
     Returns:
-        The first row that is free then.
+        Rows, int32, and (N,) int64: line i has ``rows[ends[i-1]:ends[i]]``; and the first row that is free.
+
+    Equivalent in Python: `reference.ngram_buckets`.
     """
-    return _call(
-        _ops.number_ngrams_, bucket_rows, lines.tokens, lines.ends, lines.hashes, used, word_ngrams, first
-    )
+    return _call(_ops.ngram_rows_, bucket_rows, tokens, ends, hashes, lines, word_ngrams, first, threads)
