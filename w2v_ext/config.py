@@ -41,6 +41,10 @@ class TrainConfig:
     out: str = "vectors"
     """Directory of the model."""
 
+    model: Literal["skipgram"] = "skipgram"
+    """What to train."""
+    loss: Literal["ns"] = "ns"
+    """How the probability of a word is learnt: negative sampling."""
     dim: int = 100
     """Dimension of the vectors."""
     window: int = 5
@@ -102,6 +106,8 @@ class TrainConfig:
         for name, low in (("lr", None), ("sample", 0), ("noise_power", 0), ("checkpoint_minutes", 0)):
             self._check_number(name, low)
         for name, choices in (
+            ("model", ("skipgram",)),
+            ("loss", ("ns",)),
             ("tokenizer", ("whitespace", "word", "char", "jieba")),
             ("errors", ("strict", "replace")),
             ("device", ("cpu", "cuda", "auto")),

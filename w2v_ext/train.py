@@ -167,10 +167,11 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
                 monitor.close(trainer)
 
     metrics = {"prepare_seconds": prepare_seconds, **trainer.metrics()}
+    tensors = trainer.method.saved_tensors()
     save_model(
         directory,
-        trainer.in_weight.float().contiguous(),
-        trainer.out_weight.float().contiguous(),
+        tensors.pop("in_weight"),
+        tensors.pop("out_weight", None),
         corpus.vocab.words,
         corpus.vocab.counts,
         config.to_dict(),
