@@ -50,9 +50,9 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
   // The last end of whole sentences of ids in [begin, begin + limit]: where a chunk that goes to the device is cut.
   m.def("chunk_end(Tensor ids, int begin, int limit) -> int");
   // Text classification, see cpu/classify_kernel.h. Line i has the words tokens[ends[i-1]:ends[i]] and the word n-grams
-  // ngrams[ngram_ends[i-1]:ngram_ends[i]], rows of in_weight; word w has the rows rows[row_ends[w-1]:row_ends[w]]. -1 is
-  // a row of zeros. Trains on lines order[begin:end] in place, and gives the float64 sums (loss, examples). Line i has
-  // the labels labels[label_ends[i-1]:label_ends[i]]; path, path_ends: of each label in the tree, for the loss hs.
+  // ngrams[ngram_ends[i-1]:ngram_ends[i]], rows of in_weight; word w has the rows rows[row_ends[w-1]:row_ends[w]]. -1
+  // is a row of zeros. Trains on lines order[begin:end] in place, and gives the float64 sums (loss, examples). Line i
+  // has the labels labels[label_ends[i-1]:label_ends[i]]; path, path_ends: of each label in the tree, for the loss hs.
   m.def(
       "train_classifier_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor tokens, Tensor ends, Tensor ngrams, "
       "Tensor ngram_ends, Tensor rows, Tensor row_ends, str loss, Tensor labels, Tensor label_ends, Tensor path, "

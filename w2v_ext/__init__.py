@@ -24,6 +24,7 @@ from .vocab import Vocabulary
 if TYPE_CHECKING:
     from .analysis import analyze_embedding_quality
     from .approximate import ApproximateIndex
+    from .classify import TextClassifier
     from .embeddings import init_embedding_, pretrained_embedding
     from .formats import load_vectors, save_vectors
     from .page import write_map_page
@@ -39,6 +40,7 @@ __all__ = [
     "DocumentIndex",
     "KeyedVectors",
     "SkipGramNegSampling",
+    "TextClassifier",
     "TrainConfig",
     "Trainer",
     "Vocabulary",
@@ -63,6 +65,7 @@ __all__ = [
 _LATER = {  # name -> the module it is imported from when it is first asked for: training needs none of them
     "ApproximateIndex": "approximate",
     "DocumentIndex": "search",
+    "TextClassifier": "classify",
     "analyze_embedding_quality": "analysis",
     "build_index": "search",
     "init_embedding_": "embeddings",

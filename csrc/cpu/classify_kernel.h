@@ -6,34 +6,37 @@
 // Bound: a row costs 2 D additions, 0.17 FLOP per byte of the 12 D bytes that are read for the mean, read again and
 // written for the step. The second reading and the writing meet L2, where a line of 466 rows of 448 bytes (D = 100)
 // has come to lie. So what counts is the way of the rows that L2 does not hold, those of most n-grams, from L3 or
-// memory and back: 8 D bytes each. While a line is trained, the rows of the next one are prefetched, a few lines of
-// cache at each row, so that they arrive while the core adds.
+// memory and back: 8 D bytes each. While a line is trained, the rows of the next one are prefetched, one at each row,
+// so that they arrive while the core adds.
 
 constexpr int kStripe = W2V_WIDTH == 4 ? 6 : 8;  // vectors of D that a loop over rows holds in registers
 
-// sum[d] = sum of the rows' columns d to d + kVectors * kWidth.
+W2V_INLINE float* input_row(const ClassifyParams& p, int32_t row) {
+  return (static_cast<uint32_t>(row) < p.num_hot ? p.hot_in : p.in) + row * p.stride;
+}
+
+// sum[d...] = sum of the rows' columns d to d + kVectors * kWidth.
 template <int kVectors, typename Ahead>
-W2V_INLINE void sum_stripe(const float* in, int64_t stride, const int32_t* rows, int64_t count, float* sum,
-                           const Ahead& ahead) {
+W2V_INLINE void sum_stripe(const ClassifyParams& p, const LineRows& line, int64_t d, float* sum, const Ahead& ahead) {
   Vf acc[kVectors] = {};
-  for (int64_t r = 0; r < count; ++r) {
-    const float* const row = in + rows[r] * stride;
+  for (int64_t r = 0; r < line.count; ++r) {
+    const float* const row = input_row(p, line.rows[r]) + d;
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) acc[v] += load(row + v * kWidth);
     ahead();
   }
 #pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) store(sum + v * kWidth, acc[v]);
+  for (int v = 0; v < kVectors; ++v) store(sum + d + v * kWidth, acc[v]);
 }
 
 template <int kVectors, typename Ahead>
-W2V_INLINE void add_stripe(float* in, int64_t stride, const int32_t* rows, int64_t count, const float* step,
+W2V_INLINE void add_stripe(const ClassifyParams& p, const LineRows& line, int64_t d, const float* step,
                            const Ahead& ahead) {
   Vf g[kVectors];
 #pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) g[v] = load(step + v * kWidth);
-  for (int64_t r = 0; r < count; ++r) {
-    float* const row = in + rows[r] * stride;
+  for (int v = 0; v < kVectors; ++v) g[v] = load(step + d + v * kWidth);
+  for (int64_t r = 0; r < line.count; ++r) {
+    float* const row = input_row(p, line.rows[r]) + d;
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) store(row + v * kWidth, load(row + v * kWidth) + g[v]);
     ahead();
@@ -56,17 +59,14 @@ W2V_INLINE void each_stripe(int64_t padded, const Body& body) {
 
 // Fetches the rows of a line to come, one at a call.
 struct Fetcher {
-  const float* in = nullptr;
-  int64_t stride = 0;
+  const ClassifyParams& p;
   const int32_t* row = nullptr;
   const int32_t* end = nullptr;
-  int64_t at = 0;
 
   W2V_INLINE void fetch() {
     if (row == end) return;
-    const float* const p = in + *row * stride;
-    for (int64_t d = 0; d < stride; d += 16) __builtin_prefetch(p + d, 1, 2);
-    ++row;
+    const float* const at = input_row(p, *row++);
+    for (int64_t d = 0; d < p.stride; d += 16) __builtin_prefetch(at + d, 0, 2);
   }
 };
 
@@ -79,9 +79,9 @@ struct SumRows {
   template <int kVectors>
   W2V_INLINE void run(int64_t d) const {
     if (d == 0) {
-      sum_stripe<kVectors>(p.in, p.stride, line.rows.data(), line.count, sum, ahead);
+      sum_stripe<kVectors>(p, line, d, sum, ahead);
     } else {
-      sum_stripe<kVectors>(p.in + d, p.stride, line.rows.data(), line.count, sum + d, [] {});
+      sum_stripe<kVectors>(p, line, d, sum, []() __attribute__((always_inline)) {});
     }
   }
 };
@@ -95,9 +95,9 @@ struct AddToRows {
   template <int kVectors>
   W2V_INLINE void run(int64_t d) const {
     if (d == 0) {
-      add_stripe<kVectors>(p.in, p.stride, line.rows.data(), line.count, step, ahead);
+      add_stripe<kVectors>(p, line, d, step, ahead);
     } else {
-      add_stripe<kVectors>(p.in + d, p.stride, line.rows.data(), line.count, step + d, [] {});
+      add_stripe<kVectors>(p, line, d, step, []() __attribute__((always_inline)) {});
     }
   }
 };
@@ -284,11 +284,12 @@ inline void train_lines(const ClassifyParams& p, const ClassifyTraining& t, int6
   if (begin < end) gather(begin);
   for (int64_t i = begin; i < end; ++i) {
     const LineRows& line = s.lines[i % 2];
-    Fetcher fetcher;
+    Fetcher fetcher{p};
     if (i + 1 < end) {
       gather(i + 1);
       const LineRows& next = s.lines[(i + 1) % 2];
-      fetcher = {p.in, p.stride, next.rows.data(), next.rows.data() + next.count};
+      fetcher.row = next.rows.data();
+      fetcher.end = fetcher.row + next.count;
     }
     if (line.count == 0) continue;
     const auto ahead = [&]() __attribute__((always_inline)) { fetcher.fetch(); };
@@ -338,7 +339,8 @@ struct Best {
   }
 };
 
-// Walks the tree from the root, the more probable child first; a node below which no leaf can be among the best is left.
+// Walks the tree from the root, the more probable child first; a node below which no leaf can be among the best is
+// left.
 inline void walk_tree(const ClassifyParams& p, const ClassifyAnswer& a, ClassifyScratch* s, Best* best) {
   std::vector<std::pair<float, int32_t>> open{{1.0f, static_cast<int32_t>(2 * p.num_labels - 2)}};
   while (!open.empty()) {

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <cmath>
 #include <exception>
+#include <memory>
+#include <mutex>
 #include <system_error>
 #include <thread>
 #include <tuple>
@@ -17,8 +19,9 @@
 namespace w2v {
 namespace {
 
-// Lines handed to a thread at a time, once there are some for all.
-constexpr int64_t kStretch = 32;
+constexpr int64_t kStretch = 64;  // lines that all threads together train between two merges of their own rows
+constexpr int64_t kHotRows = 256;
+constexpr int64_t kHotNodes = 64;
 
 const int32_t* check_int32(const Tensor& t, const char* name) {
   W2V_CHECK(t.dim() == 1 && t.scalar_type() == ScalarType::Int && t.is_contiguous(), name,
@@ -95,8 +98,8 @@ ClassifyParams check_lines(const Tensor& in_weight, const Tensor& out_weight, co
 template <typename Work>
 void in_stretches(int64_t begin, int64_t end, int64_t threads, const Work& work) {
   W2V_CHECK(threads >= 1 && threads <= 4096, "threads: expected an integer from 1 to 4096, got ", threads);
-  const int64_t stretch = threads == 1 ? std::max<int64_t>(end - begin, 1)
-                                       : std::clamp<int64_t>((end - begin) / (4 * threads), 1, kStretch);
+  const int64_t stretch =
+      threads == 1 ? std::max<int64_t>(end - begin, 1) : std::clamp<int64_t>(kStretch / threads, 4, kStretch);
   std::atomic<int64_t> next{begin};
   std::vector<std::exception_ptr> failures(threads);
   const auto run = [&](int64_t thread) {
@@ -119,11 +122,51 @@ void in_stretches(int64_t begin, int64_t end, int64_t threads, const Work& work)
     if (failure) std::rethrow_exception(failure);
 }
 
+// A thread's own copies of the rows that all threads write all the time: those of the most frequent words (which come
+// first), and the outputs: all of them, but of a large tree none. Each write to a shared row would take its cache lines
+// from another core. After each stretch of lines the thread adds what it has changed to everybody's rows. A single
+// thread needs no copies, and so has bit-identical results however the order is cut.
+class OwnRows {
+ public:
+  OwnRows(const ClassifyParams& shared, std::mutex* merging) : shared_(shared), own_(shared), merging_(merging) {
+    const bool copy_out = shared.loss != LabelLoss::kHierarchical || shared.num_out <= kHotNodes;
+    own_.num_hot = static_cast<uint32_t>(std::min<int64_t>(kHotRows, shared.num_in / 64));
+    count_in_ = own_.num_hot * shared.stride;
+    count_out_ = copy_out ? shared.num_out * shared.stride : 0;
+    memory_.resize(2 * (count_in_ + count_out_) + 16);
+    own_.hot_in = memory_.data() + (-reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(float)) % 16;
+    base_in_ = own_.hot_in + count_in_;
+    own_out_ = base_in_ + count_in_;
+    if (copy_out) own_.out = own_out_;
+    const std::lock_guard<std::mutex> lock(*merging_);
+    for (int copy = 0; copy < 2; ++copy) {  // its own rows, and behind them the base that they started from
+      std::copy(shared.in, shared.in + count_in_, own_.hot_in + copy * count_in_);
+      std::copy(shared.out, shared.out + count_out_, own_out_ + copy * count_out_);
+    }
+  }
+
+  const ClassifyParams& params() const { return own_; }
+
+  void merge() {
+    const std::lock_guard<std::mutex> lock(*merging_);
+    kernels().merge_rows(shared_.in, own_.hot_in, base_in_, count_in_);
+    kernels().merge_rows(shared_.out, own_out_, own_out_ + count_out_, count_out_);
+  }
+
+ private:
+  const ClassifyParams shared_;
+  ClassifyParams own_;
+  int64_t count_in_ = 0, count_out_ = 0;  // floats
+  std::vector<float> memory_;
+  float *base_in_, *own_out_;
+  std::mutex* merging_;
+};
+
 Tensor train_classifier(const Tensor& in_weight, const Tensor& out_weight, const Tensor& tokens, const Tensor& ends,
                         const Tensor& ngrams, const Tensor& ngram_ends, const Tensor& rows, const Tensor& row_ends,
-                        const std::string& loss, const Tensor& labels, const Tensor& label_ends,
-                        const Tensor& path, const Tensor& path_ends, const Tensor& order, double lr, int64_t seed,
-                        int64_t epoch, int64_t epochs, int64_t begin, int64_t end, int64_t threads) {
+                        const std::string& loss, const Tensor& labels, const Tensor& label_ends, const Tensor& path,
+                        const Tensor& path_ends, const Tensor& order, double lr, int64_t seed, int64_t epoch,
+                        int64_t epochs, int64_t begin, int64_t end, int64_t threads) {
   const ClassifyParams p = check_lines(in_weight, out_weight, tokens, ends, ngrams, ngram_ends, rows, row_ends, loss);
   ClassifyTraining t{};
   t.order = check_int32(order, "order");
@@ -140,8 +183,8 @@ Tensor train_classifier(const Tensor& in_weight, const Tensor& out_weight, const
   W2V_CHECK(lr > 0 && std::isfinite(lr), "lr: expected a positive number, got ", lr);
   W2V_CHECK(epochs >= 1 && epoch >= 0 && epoch < epochs, "epoch: expected 0 <= epoch < epochs, got ", epoch, " of ",
             epochs);
-  W2V_CHECK(begin >= 0 && begin <= end && end <= t.num_examples, "begin, end: expected 0 <= begin <= end <= ",
-            t.num_examples, ", got ", begin, " and ", end);
+  W2V_CHECK(begin >= 0 && begin <= end && end <= t.num_examples,
+            "begin, end: expected 0 <= begin <= end <= ", t.num_examples, ", got ", begin, " and ", end);
   t.seed = static_cast<uint64_t>(seed);
   t.epoch = static_cast<uint32_t>(epoch);
   t.epochs = static_cast<uint32_t>(epochs);
@@ -149,8 +192,14 @@ Tensor train_classifier(const Tensor& in_weight, const Tensor& out_weight, const
   W2V_CHECK(threads >= 1 && threads <= 4096, "threads: expected an integer from 1 to 4096, got ", threads);
   const auto kernel = kernels().train_lines;
   std::vector<ClassifyStats> stats(threads);
-  in_stretches(begin, end, threads,
-               [&](int64_t thread, int64_t from, int64_t to) { kernel(p, t, from, to, &stats[thread]); });
+  std::vector<std::unique_ptr<OwnRows>> own(threads);
+  std::mutex merging;
+  in_stretches(begin, end, threads, [&](int64_t thread, int64_t from, int64_t to) {
+    if (threads == 1) return kernel(p, t, from, to, &stats[thread]);
+    if (!own[thread]) own[thread] = std::make_unique<OwnRows>(p, &merging);
+    kernel(own[thread]->params(), t, from, to, &stats[thread]);
+    own[thread]->merge();
+  });
   Tensor result = torch::stable::new_empty(in_weight, {2}, ScalarType::Double);
   double* sums = result.mutable_data_ptr<double>();
   sums[0] = sums[1] = 0;
@@ -163,8 +212,8 @@ Tensor train_classifier(const Tensor& in_weight, const Tensor& out_weight, const
 
 std::tuple<Tensor, Tensor> classify(const Tensor& in_weight, const Tensor& out_weight, const Tensor& tokens,
                                     const Tensor& ends, const Tensor& ngrams, const Tensor& ngram_ends,
-                                    const Tensor& rows, const Tensor& row_ends, const std::string& loss, const Tensor& children, int64_t k, double threshold,
-                                    int64_t threads) {
+                                    const Tensor& rows, const Tensor& row_ends, const std::string& loss,
+                                    const Tensor& children, int64_t k, double threshold, int64_t threads) {
   const ClassifyParams p = check_lines(in_weight, out_weight, tokens, ends, ngrams, ngram_ends, rows, row_ends, loss);
   W2V_CHECK(k >= 1 && k <= p.num_labels, "k: expected an integer from 1 to ", p.num_labels, " (the labels), got ", k);
   W2V_CHECK(!std::isnan(threshold), "threshold: expected a number, got ", threshold);

@@ -45,8 +45,10 @@ struct SgnsStats {
 enum class LabelLoss { kSoftmax, kHierarchical, kOneVsAll };
 
 struct ClassifyParams {
-  float* in;       // (R, D) rows of words, subwords and n-grams: row r starts at in + r * stride, 64-byte aligned,
-                   // padded with zeros
+  float* in;      // (R, D) rows of words, subwords and n-grams: row r starts at in + r * stride, 64-byte aligned,
+                  // padded with zeros
+  float* hot_in;  // a thread's own copies of the first num_hot of these rows, laid out alike
+  uint32_t num_hot;
   float* out;      // (L, D) a row for each label, or (L - 1, D) for each inner node of the tree, laid out alike
   int64_t stride;  // floats from row to row, a multiple of 16
   int64_t dim;     // D
@@ -70,7 +72,7 @@ struct ClassifyTraining {
   int64_t num_examples;
   const int32_t* labels;  // line i has labels[label_ends[i-1], label_ends[i])
   const int64_t* label_ends;
-  const int32_t* path;  // label l has path[path_ends[l-1], path_ends[l]): inner nodes, each times 2, plus 1 if the
+  const int32_t* path;       // label l has path[path_ends[l-1], path_ends[l]): inner nodes, each times 2, plus 1 if the
   const int64_t* path_ends;  // label is to its right
   uint64_t seed;
   uint32_t epoch, epochs;

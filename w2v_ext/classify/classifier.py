@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..formats import load_vectors
 from ..ops import cpu_kernels
-from ..trainer import TrainingError, padded_weight
+from ..tables import padded_weight
+from ..trainer import TrainingError
 from ..vocab import Vocabulary
 from . import ops
 from .config import ClassifierConfig
@@ -26,7 +27,6 @@ from .report import LabelReport, Report, count_answers
 from .tree import LabelTree, label_tree
 
 _SLICE_SECONDS = 0.2  # between two looks at the keyboard and the progress bar
-_ANSWER_BYTES = 1 << 28  # of answers held at a time
 
 Prediction = list[tuple[str, float]]
 
@@ -351,9 +351,7 @@ class TextClassifier:
             for pair in zip(labels.tolist(), probabilities.tolist(), strict=True)
         ]
 
-    def test(
-        self, source: Sources, k: int = 1, threshold: float = 0.0, *, reading: Progress | None = None
-    ) -> Report:
+    def test(self, source: Sources, k: int = 1, threshold: float = 0.0, *, reading: Progress | None = None) -> Report:
         """Compare the predictions for labelled lines with their labels.
 
         Args:

@@ -20,7 +20,9 @@ from ..files import FormatError, write_files
 from ..formats import load_fasttext_bin
 from ..formats.fasttext import MAGIC
 from ..packages import import_package
+from ..tensor_file import write_tensors
 from ..vocab import Vocabulary
+from .config import ClassifierConfig
 
 _VERSION = 1
 _KIND = "classifier"
@@ -49,8 +51,7 @@ def save_classifier(directory: PathLike, files: ClassifierFiles, metrics: dict[s
         OSError: the directory cannot be made or written, naming the path.
     """
     directory = Path(directory)
-    save_file = import_package("safetensors.torch", "safetensors", "to write a model").save_file
-    tensors = {name: getattr(files, name).detach().contiguous() for name in _TENSORS}
+    tensors = {name: getattr(files, name) for name in _TENSORS}
     texts = {"vocab.tsv": files.words.to_bytes(), "labels.tsv": files.labels.to_bytes()}
     checksums = {name: zlib.crc32(data) for name, data in texts.items()}  # ties the files together
     metadata = {"w2v_ext": json.dumps({"kind": _KIND, "version": _VERSION, "crc32": checksums})}
@@ -60,7 +61,7 @@ def save_classifier(directory: PathLike, files: ClassifierFiles, metrics: dict[s
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(error.errno, f"cannot make the directory {directory}: {error.strerror}") from error
-    writers = {directory / "model.safetensors": lambda target: save_file(tensors, target, metadata=metadata)}
+    writers = {directory / "model.safetensors": lambda target: write_tensors(target, tensors, metadata)}
     for name, data in texts.items():
         writers[directory / name] = lambda target, data=data: target.write_bytes(data)
     write_files(writers)
@@ -76,6 +77,7 @@ def load_classifier(path: PathLike) -> ClassifierFiles:
     Raises:
         FileNotFoundError: there is no such path.
         FormatError: a file is missing or damaged, or this is no classifier; the message names the file.
+        ValueError: a setting in `config.json` does not hold.
     """
     path = Path(path)
     if path.is_file():
@@ -96,8 +98,8 @@ def load_classifier(path: PathLike) -> ClassifierFiles:
 
 
 def _check(files: ClassifierFiles, path: Path) -> None:
-    dim = files.word_weight.shape[-1]
-    num_outputs = len(files.labels) - (files.config.get("loss") == "hs")
+    config = ClassifierConfig.from_dict(files.config, f"{path.with_name('config.json')}")
+    dim, num_outputs = config.dim, len(files.labels) - (config.loss == "hs")
     expected = {
         "word_weight": (len(files.words), dim),
         "bucket_weight": (len(files.buckets), dim),
@@ -107,7 +109,7 @@ def _check(files: ClassifierFiles, path: Path) -> None:
         tensor = getattr(files, name)
         if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
             raise FormatError(f"{path}: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}, expected {shape}")
-    most, buckets = files.config.get("buckets", 0), files.buckets
+    most, buckets = config.buckets, files.buckets
     if buckets.dtype != torch.int32 or buckets.dim() != 1:
         raise FormatError(f"{path}: buckets is {buckets.dtype} of shape {tuple(buckets.shape)}, expected int32 (R,)")
     if len(buckets) and not 0 <= int(buckets.min()) <= int(buckets.max()) < most:

@@ -71,9 +71,7 @@ class Lines:
 
 def _builder(errors: str, threads: int) -> _text.Builder:
     spill = Path(tempfile.gettempdir()) / f"w2v_ext-codes-{secrets.token_hex(8)}"
-    return _text.Builder(
-        tokenizer="ascii", replace_errors=errors == "replace", threads=threads, spill_path=str(spill)
-    )
+    return _text.Builder(tokenizer="ascii", replace_errors=errors == "replace", threads=threads, spill_path=str(spill))
 
 
 def _finish(builder: _text.Builder, label: str, names: Sequence[str]) -> Lines:
@@ -194,7 +192,7 @@ class Encoded:
         tokens, ends: of the lines.
         ngrams: int32, rows of the model: line i's n-grams have `ngrams[ngram_ends[i-1]:ngram_ends[i]]`.
         ngram_ends: (N,) int64.
-        rows: int32, rows of the model; word w of the lines has `rows[row_ends[w-1]:row_ends[w]]`, -1 for a row of zeros.
+        rows: int32, rows of the model; word w has `rows[row_ends[w-1]:row_ends[w]]`. -1, here too, is a row of zeros.
         row_ends: (K,) int64.
     """
 

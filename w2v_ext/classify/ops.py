@@ -41,7 +41,7 @@ def train_classifier_(
     without locks (Hogwild); with one, the result is the same bits however the order is cut.
 
     Args:
-        in_weight, out_weight: (R, D), and (L, D) or (L - 1, D) for ``hs``, float32, as `trainer.padded_weight` makes
+        in_weight, out_weight: (R, D), and (L, D) or (L - 1, D) for ``hs``, float32, as `tables.padded_weight` makes
             them.
         lines: the N lines.
         labels, label_ends: of the lines, int32 and (N,) int64.

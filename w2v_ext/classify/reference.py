@@ -21,7 +21,7 @@ def word_hash(word: bytes) -> int:
 
 
 def ngram_buckets(hashes: Sequence[int], word_ngrams: int, buckets: int) -> list[int]:
-    """The buckets of the n-grams, 2 <= n <= ``word_ngrams``, of words with these 32-bit hashes, as fastText has them."""
+    """The buckets of the n-grams, 2 <= n <= ``word_ngrams``, of words with these 32-bit hashes, as in fastText."""
     signed = [value - 2**32 if value >= 2**31 else value for value in hashes]
     found = []
     for i in range(len(signed)):
@@ -66,7 +66,7 @@ def train_lines_(
         The loss summed over the lines, and their number.
     """
     total, examples = 0.0, 0
-    for place, line in enumerate(order):
+    for place, line in enumerate(int(line) for line in order):
         there = [row for row in rows[line] if row >= 0]
         if not there:
             continue
