@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ..formats import load_vectors
 from ..ops import cpu_kernels
 from ..tables import padded_weight
 from ..trainer import TrainingError
@@ -23,7 +20,8 @@ from . import ops
 from .config import ClassifierConfig
 from .files import ClassifierFiles, load_classifier, save_classifier
 from .lines import Encoded, Lines, Progress, Sources, encode_lines, encode_words, read_lines, text_lines
-from .report import LabelReport, Report, count_answers
+from .preparation import choose_labels, read_pretrained
+from .report import Report, judge
 from .tree import LabelTree, label_tree
 
 _SLICE_SECONDS = 0.2  # between two looks at the keyboard and the progress bar
@@ -133,7 +131,8 @@ class TextClassifier:
             lines = encode_lines(text_lines(source, self._prefixed(labels)), label=config.label, name="texts")
         read = time.perf_counter()
         self.state.read_seconds = read - started
-        lines, examples = self._choose_labels(lines)
+        lines, examples = choose_labels(lines, config)
+        self.labels = Vocabulary(lines.labels, lines.label_counts)
         encoded = self._prepare(lines, examples)
         self.state.prepare_seconds = time.perf_counter() - read
         self._train(lines, encoded, examples, on_progress, on_epoch)
@@ -145,49 +144,6 @@ class TextClassifier:
             names = [names] if isinstance(names, str) else names
             yield [name if not isinstance(name, str) or name.startswith(prefix) else prefix + name for name in names]
 
-    def _choose_labels(self, lines: Lines) -> tuple[Lines, np.ndarray]:
-        """Leave out rare labels, warn of what is odd; the lines, and the places of those that have a label."""
-        config = self.config
-        if not len(lines) or lines.is_blank().all():
-            raise ValueError(f"input: expected lines of labels and text, {_names(lines)} has none")
-        if not lines.labels:
-            raise ValueError(
-                f"input: expected lines with labels, which begin with {config.label!r}; none of the {len(lines):,} "
-                f"lines has one (the first is {lines.name_of(0)})"
-            )
-        bare = np.flatnonzero((lines.labels_per_line == 0) & ~lines.is_blank())
-        if len(bare):
-            warnings.warn(
-                f"input: {len(bare):,} of {len(lines):,} lines have no label and are left out (the first is "
-                f"{lines.name_of(int(bare[0]))})",
-                stacklevel=3,
-            )
-        once = [name for name, count in zip(lines.labels, lines.label_counts, strict=True) if count == 1]
-        kept = int((lines.label_counts >= config.min_count_label).sum())
-        if once and config.min_count_label < 2:
-            shown = ", ".join(once[:5]) + (f" and {len(once) - 5:,} more" if len(once) > 5 else "")
-            warnings.warn(f"input: seen once, too seldom to be learnt: {shown}", stacklevel=3)
-        if kept < 2:
-            raise ValueError(
-                f"input: expected at least two different labels, got {kept} that occur {config.min_count_label} times"
-                if kept < len(lines.labels)
-                else f"input: expected at least two different labels, got {lines.labels[0]} on every line"
-            )
-        if kept < len(lines.labels):
-            keep = lines.line_labels < kept
-            ends = np.concatenate([[0], np.cumsum(keep)])[lines.label_ends]
-            lines = Lines(
-                **{
-                    **vars(lines),
-                    "labels": lines.labels[:kept],
-                    "label_counts": lines.label_counts[:kept],
-                    "line_labels": lines.line_labels[keep],
-                    "label_ends": ends,
-                }
-            )
-        self.labels = Vocabulary(lines.labels, lines.label_counts)
-        return lines, np.flatnonzero(lines.labels_per_line > 0).astype(np.int32)
-
     def _prepare(self, lines: Lines, examples: np.ndarray) -> Encoded:
         """Choose the words, number the buckets that occur, and make the weights."""
         config = self.config
@@ -195,7 +151,7 @@ class TextClassifier:
         words, counts = lines.words[:kept], lines.word_counts[:kept]
         pretrained = None
         if config.pretrained is not None:
-            words, counts, pretrained = self._read_pretrained(config.pretrained, words, counts)
+            words, counts, pretrained = read_pretrained(config.pretrained, config.dim, words, counts)
         if not words:
             raise ValueError(
                 f"min_count: no word is seen {config.min_count} times; the largest count is {lines.word_counts.max()}"
@@ -226,28 +182,6 @@ class TextClassifier:
         self._tree = label_tree(self.labels.counts) if hierarchical else None
         self.out_weight = padded_weight(len(self.labels) - hierarchical, config.dim)
         return encoded
-
-    def _read_pretrained(
-        self, path: str, words: list[str], counts: np.ndarray
-    ) -> tuple[list[str], np.ndarray, tuple[Tensor, Tensor]]:
-        """Vectors for words; those that the lines do not have come behind theirs, as in fastText."""
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"pretrained: no such file or directory: {path}")
-        table = load_vectors(path)
-        if table.vectors.shape[1] != self.config.dim:
-            raise ValueError(
-                f"dim: expected {table.vectors.shape[1]}, as the vectors of {path} have, got {self.config.dim}"
-            )
-        place = {word: i for i, word in enumerate(words)}
-        new = [word for word in table.words if word not in place and word and not set(word) & set("\t\n\r")]
-        place.update((word, i) for i, word in enumerate(new, len(words)))
-        found = [(place[word], i) for i, word in enumerate(table.words) if word in place]
-        if len(found) == len(new):
-            warnings.warn(f"pretrained: {path} has none of the words of the input", stacklevel=4)
-        rows, theirs = (torch.tensor(column) for column in zip(*found, strict=True)) if found else 2 * [torch.empty(0)]
-        vectors = torch.from_numpy(np.ascontiguousarray(table.vectors, np.float32))[theirs.long()]
-        counts = np.concatenate([counts, np.zeros(len(new), np.int64)])
-        return words + new, counts, (rows.long(), vectors)
 
     def _train(
         self,
@@ -375,49 +309,7 @@ class TextClassifier:
     def test_lines(self, lines: Lines, k: int = 1, threshold: float = 0.0) -> Report:
         """Compare the predictions for encoded lines with their labels; see `test`."""
         self._check_fitted()
-        here = self.labels.word_to_id
-        place = np.array([here.get(name, -1) for name in lines.labels], np.int64)
-        unknown = {
-            name: int(count)
-            for name, count, row in zip(lines.labels, lines.label_counts, place, strict=True)
-            if row < 0
-        }
-        bare = np.flatnonzero((lines.labels_per_line == 0) & ~lines.is_blank())
-        if len(bare):
-            warnings.warn(
-                f"input: {len(bare):,} of {len(lines):,} lines have no label and do not count (the first is "
-                f"{lines.name_of(int(bare[0]))})",
-                stacklevel=3,
-            )
-        if unknown:
-            shown = ", ".join(f"{name} ({count:,})" for name, count in list(unknown.items())[:5])
-            more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
-            warnings.warn(f"input: labels that the model does not know do not count: {shown}{more}", stacklevel=3)
-        line = np.repeat(np.arange(len(lines)), lines.labels_per_line)
-        pairs = np.stack([line, place[lines.line_labels]])
-        pairs = np.unique(pairs[:, pairs[1] >= 0], axis=1)  # a label twice on a line is one
-        counted = np.unique(pairs[0])
-        if not len(counted):
-            raise ValueError(f"input: expected lines with labels that the model knows, {_names(lines)} has none")
-        answers, _ = self._answer(lines, k, threshold)
-        ends = np.searchsorted(pairs[0], counted, side="right")
-        found = count_answers(answers[counted], pairs[1], ends, len(self.labels))
-        reports = [
-            LabelReport(name, *(int(number) for number in numbers))
-            for name, *numbers in zip(self.labels.words, *(column.tolist() for column in found), strict=True)
-        ]
-        gold, predicted, right = (int(column.sum()) for column in found)
-        reports = [LabelReport(label.label, label.lines, label.predicted, label.right) for label in reports]
-        return Report(
-            n=len(counted),
-            k=k,
-            threshold=threshold,
-            precision=right / predicted if predicted else None,
-            recall=right / gold,
-            labels=reports,
-            without_label=len(bare),
-            unknown_labels=unknown,
-        )
+        return judge(lines, self.labels, lambda: self._answer(lines, k, threshold)[0], k, threshold)
 
     def _check_fitted(self) -> None:
         if not len(self.labels):
@@ -507,8 +399,3 @@ class TextClassifier:
             model._bucket_rows[files.buckets.numpy()] = np.arange(num_words, len(model.in_weight))
         model._tree = label_tree(files.labels.counts) if config.loss == "hs" else None
         return model
-
-
-def _names(lines: Lines) -> str:
-    names = ["standard input" if name == "-" else name for name, _ in lines.sources]
-    return names[0] if len(names) == 1 else f"none of {len(names)} files" if not names else ", ".join(names[:3])

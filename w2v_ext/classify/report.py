@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+
+from ..vocab import Vocabulary
+from .lines import Lines
+from .preparation import source_names
 
 
 @dataclass(frozen=True)
@@ -110,3 +116,53 @@ def count_answers(
     right = np.isin(answered_line * num_labels + answered, line * num_labels + labels)
     counts = (labels, answered, answered[right])
     return tuple(np.bincount(array, minlength=num_labels) for array in counts)
+
+
+def judge(lines: Lines, labels: Vocabulary, answer: Callable[[], np.ndarray], k: int, threshold: float) -> Report:
+    """Compare answers with the labels of lines; see `TextClassifier.test`.
+
+    Args:
+        lines: N lines.
+        labels: that the model knows.
+        answer: gives the places (N, k) in `labels` that are predicted, -1 where there is none.
+        k, threshold: of the answers, for the report.
+    """
+    here = labels.word_to_id
+    place = np.array([here.get(name, -1) for name in lines.labels], np.int64)
+    unknown = {
+        name: int(count) for name, count, row in zip(lines.labels, lines.label_counts, place, strict=True) if row < 0
+    }
+    bare = np.flatnonzero((lines.labels_per_line == 0) & ~lines.is_blank())
+    if len(bare):
+        warnings.warn(
+            f"input: {len(bare):,} of {len(lines):,} lines have no label and do not count (the first is "
+            f"{lines.name_of(int(bare[0]))})",
+            stacklevel=4,
+        )
+    if unknown:
+        shown = ", ".join(f"{name} ({count:,})" for name, count in list(unknown.items())[:5])
+        more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
+        warnings.warn(f"input: labels that the model does not know do not count: {shown}{more}", stacklevel=4)
+    line = np.repeat(np.arange(len(lines)), lines.labels_per_line)
+    gold = place[lines.line_labels]
+    pairs = np.unique((line * len(labels) + gold)[gold >= 0])  # a label twice on a line is one
+    line, gold = np.divmod(pairs, len(labels))
+    counted = np.unique(line)
+    if not len(counted):
+        raise ValueError(f"input: expected lines with labels that the model knows, {source_names(lines)} has none")
+    answers = answer()
+    ends = np.searchsorted(line, counted, side="right")
+    found = count_answers(answers[counted], gold, ends, len(labels))
+    columns = (column.tolist() for column in found)
+    reports = [LabelReport(*row) for row in zip(labels.words, *columns, strict=True)]
+    there, predicted, right = (int(column.sum()) for column in found)
+    return Report(
+        n=len(counted),
+        k=k,
+        threshold=threshold,
+        precision=right / predicted if predicted else None,
+        recall=right / there,
+        labels=reports,
+        without_label=len(bare),
+        unknown_labels=unknown,
+    )
