@@ -280,7 +280,7 @@ def test_damaged_and_foreign_directories(model, tmp_path):
         ("config.json", lambda data: data[:-9], "config.json: not valid JSON"),
         ("config.json", lambda data: data.replace(b'"dim"', b'"dims"'), "unknown setting 'dims'"),
         ("config.json", lambda data: data.replace(b'"dim": 16', b'"dim": 0'), "dim: expected an integer from 1"),
-        ("config.json", lambda data: data.replace(b'"dim": 16', b'"dim": 17'), "dim"),
+        ("config.json", lambda data: data.replace(b'"dim": 16', b'"dim": 17'), "word_weight is .* expected"),
     ):
         model.save(tmp_path / "model")
         path = tmp_path / "model" / name

@@ -1,6 +1,7 @@
 """``python -m w2v_ext.classify`` as a user meets it."""
 
 import gzip
+import io
 import json
 import subprocess
 import sys
@@ -57,22 +58,21 @@ def test_test(folder, capsys):
     assert report["n"] == 400 and report["k"] == 2 and report["recall"] > 0.95 and len(report["labels"]) == 3
 
 
-def predict(folder, data, *arguments, feed=None):
-    command = [sys.executable, "-m", "w2v_ext.classify", "predict", "--model", folder / "model", *arguments]
-    done = subprocess.run(command, input=data, capture_output=True)
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+def test_predict(folder, capsys, monkeypatch):
+    def predict(data, *arguments):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        code = run("predict", "--model", folder / "model", *arguments)
+        return code, *capsys.readouterr()
 
-
-def test_predict(folder):
-    code, out, _ = predict(folder, b"good1 good2\n\nbad1 bad2\nlast good3 good4", "-k", "2")
+    code, out, _ = predict(b"good1 good2\n\nbad1 bad2\nlast good3 good4", "-k", "2")
     lines = [line.split() for line in out.splitlines()]
     assert code == 0 and [len(line) for line in lines] == [4, 4, 4, 4]
-    assert [line[0] for line in lines if line] == ["__label__good", lines[1][0], "__label__bad", "__label__good"]
+    assert [line[0] for line in lines] == ["__label__good", lines[1][0], "__label__bad", "__label__good"]
     assert all(0 <= float(line[3]) <= float(line[1]) <= 1 for line in lines)
-    assert predict(folder, gzip.compress(b"good1 good2\n"), "-k", "2")[1].split() == lines[0]
-    assert predict(folder, b"good1 good2\n", "--threshold", "1.1") == (0, "\n", "")
-    assert predict(folder, b"") == (0, "", "")
-    code, out, err = predict(folder, b"good1\nbad \xff\n")
+    assert predict(gzip.compress(b"good1 good2\n"), "-k", "2")[1].split() == lines[0]
+    assert predict(b"good1 good2\n", "--threshold", "1.1") == (0, "\n", "")
+    assert predict(b"") == (0, "", "")
+    code, out, err = predict(b"good1\nbad \xff\n")
     assert code == 2 and err.startswith("error: standard input: not UTF-8: byte 0xff at offset 10")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import w2v_ext
 from w2v_ext import _text
 from w2v_ext.classify import ops, reference
 from w2v_ext.classify.lines import Encoded
@@ -138,10 +139,9 @@ def test_every_instruction_set_matches_the_reference(kernels):
         "t.test_answers_match_the_reference('hs'); t.test_answers_match_the_reference('softmax')\n"
         "print(json.dumps([w2v_ext.cpu_kernels(), max(worst)]))"
     )
-    environment = {**os.environ, "W2V_EXT_CPU": kernels}
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=os.path.dirname(__file__), capture_output=True, text=True
-    )
+    folders = os.pathsep.join([os.path.dirname(__file__), os.path.dirname(os.path.dirname(w2v_ext.__file__))])
+    environment = {**os.environ, "W2V_EXT_CPU": kernels, "PYTHONPATH": folders}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     if "and a machine that has it" in result.stderr:
         pytest.skip(f"this machine lacks {kernels}")
     assert result.returncode == 0, result.stderr
