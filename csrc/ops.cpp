@@ -101,6 +101,25 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
       "Tensor group_rows) -> Tensor");
   // The last end of whole sentences of ids in [begin, begin + limit]: where a chunk that goes to the device is cut.
   m.def("chunk_end(Tensor ids, int begin, int limit) -> int");
+  // Text classification, see cpu/classify_kernel.h. Line i has the words tokens[ends[i-1]:ends[i]] and the word n-grams
+  // ngrams[ngram_ends[i-1]:ngram_ends[i]], rows of in_weight; word w has the rows rows[row_ends[w-1]:row_ends[w]]. -1
+  // is a row of zeros. Trains on lines order[begin:end] in place, and gives the float64 sums (loss, examples). Line i
+  // has the labels labels[label_ends[i-1]:label_ends[i]]; path, path_ends: of each label in the tree, for the loss hs.
+  m.def(
+      "train_classifier_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor tokens, Tensor ends, Tensor ngrams, "
+      "Tensor ngram_ends, Tensor rows, Tensor row_ends, str loss, Tensor labels, Tensor label_ends, Tensor path, "
+      "Tensor path_ends, Tensor order, float lr, int seed, int epoch, int epochs, int begin, int end, int threads) -> "
+      "Tensor");
+  // The k most probable labels (N, k) int32 of each line, -1 where fewer reach the threshold, and their probabilities.
+  m.def(
+      "classify(Tensor in_weight, Tensor out_weight, Tensor tokens, Tensor ends, Tensor ngrams, Tensor ngram_ends, "
+      "Tensor rows, Tensor row_ends, str loss, Tensor children, int k, float threshold, int threads) -> "
+      "(Tensor labels, Tensor probabilities)");
+  // The rows of the n-grams of some lines, where each line's end, and the first row that is free then: bucket b has the
+  // row bucket_rows[b]. Buckets that are -1 get the rows from `first` on; with first < 0 they stay as they are.
+  m.def(
+      "ngram_rows_(Tensor(a!) bucket_rows, Tensor tokens, Tensor ends, Tensor hashes, Tensor lines, int word_ngrams, "
+      "int first, int threads) -> (Tensor rows, Tensor ends, int next)");
   // The instruction set that the CPU kernels use here.
   m.def("cpu_kernels() -> str");
 }

@@ -24,6 +24,7 @@ from .vocab import Vocabulary
 if TYPE_CHECKING:
     from .analysis import analyze_embedding_quality
     from .approximate import ApproximateIndex
+    from .classify import TextClassifier
     from .embeddings import init_embedding_, pretrained_embedding
     from .fasttext_vectors import FastTextVectors
     from .formats import load_vectors, save_vectors
@@ -41,6 +42,7 @@ __all__ = [
     "FastTextVectors",
     "KeyedVectors",
     "SkipGramNegSampling",
+    "TextClassifier",
     "TrainConfig",
     "Trainer",
     "Vocabulary",
@@ -67,6 +69,7 @@ _LATER = {  # name -> the module it is imported from when it is first asked for:
     "ApproximateIndex": "approximate",
     "DocumentIndex": "search",
     "FastTextVectors": "fasttext_vectors",
+    "TextClassifier": "classify",
     "analyze_embedding_quality": "analysis",
     "build_index": "search",
     "init_embedding_": "embeddings",

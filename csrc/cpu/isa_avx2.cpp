@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -28,6 +29,8 @@ namespace w2v::W2V_ISA {
 #include "cbow_kernel.h"
 #include "hs_kernel.h"
 #include "subword_kernel.h"
+#include "classify_gather.h"
+#include "classify_kernel.h"
 #include "loss_kernel.h"
 #include "optim_kernel.h"
 
@@ -40,6 +43,8 @@ const KernelTable table = {
     train_cbow_hs,
     train_subwords,
     merge_rows,
+    train_lines,
+    answer_lines,
     loss_kernels<float>(),
     loss_kernels<double>(),
     loss_kernels<torch::headeronly::BFloat16>(),

@@ -48,6 +48,58 @@ struct SgnsStats {
   int64_t words = 0;  // words left after subsampling
 };
 
+// ---- text classification: a line is the mean of its words', subwords' and word n-grams' vectors --------------------
+
+enum class LabelLoss { kSoftmax, kHierarchical, kOneVsAll };
+
+struct ClassifyParams {
+  float* in;      // (R, D) rows of words, subwords and n-grams: row r starts at in + r * stride, 64-byte aligned,
+                  // padded with zeros
+  float* hot_in;  // a thread's own copies of the first num_hot of these rows, laid out alike
+  uint32_t num_hot;
+  float* out;      // (L, D) a row for each label, or (L - 1, D) for each inner node of the tree, laid out alike
+  int64_t stride;  // floats from row to row, a multiple of 16
+  int64_t dim;     // D
+  uint32_t num_in, num_out, num_labels;
+  // Line i has the words tokens[ends[i-1], ends[i]), each the number of one of num_words words, and the n-grams with
+  // the rows ngrams[ngram_ends[i-1], ngram_ends[i]). Word w has the rows rows[row_ends[w-1], row_ends[w]): its own,
+  // where it has one, and its subwords'. -1 counts, and is a row of zeros.
+  const int32_t* tokens;
+  const int64_t* ends;
+  const int32_t* ngrams;
+  const int64_t* ngram_ends;
+  int64_t num_lines;
+  const int32_t* rows;
+  const int64_t* row_ends;
+  int64_t num_words;
+  LabelLoss loss;
+};
+
+struct ClassifyTraining {
+  const int32_t* order;  // the lines, in the order they are trained in; each has a label
+  int64_t num_examples;
+  const int32_t* labels;  // line i has labels[label_ends[i-1], label_ends[i])
+  const int64_t* label_ends;
+  const int32_t* path;       // label l has path[path_ends[l-1], path_ends[l]): inner nodes, each times 2, plus 1 if the
+  const int64_t* path_ends;  // label is to its right
+  uint64_t seed;
+  uint32_t epoch, epochs;
+  double lr;  // at the start; falls linearly to 0
+};
+
+struct ClassifyStats {
+  double loss = 0;
+  int64_t examples = 0;
+};
+
+struct ClassifyAnswer {
+  const int32_t* children;  // (L - 1, 2) of the inner nodes: leaf l is l, inner node n is L + n
+  int64_t k;
+  float threshold;
+  int32_t* labels;  // (lines, k) from the most probable on, -1 where there is none
+  float* probabilities;
+};
+
 // ---- the autograd path: losses, coefficients and gradients of a batch ----------------------------------------------
 
 // One batch, its indices checked and laid side by side: row b of `index` holds the P positives, then the K negatives.
@@ -161,6 +213,10 @@ struct KernelTable {
   void (*train_subwords)(const SubwordParams&, int64_t begin, int64_t end, StretchWords* words, SgnsStats*);
   // a thread's own rows meet everybody's: shared += own - base, then own = base = shared; count is a multiple of 16
   void (*merge_rows)(float* shared, float* own, float* base, int64_t count);
+  // trains on order[begin, end)
+  void (*train_lines)(const ClassifyParams&, const ClassifyTraining&, int64_t begin, int64_t end, ClassifyStats*);
+  // answers lines [begin, end)
+  void (*answer_lines)(const ClassifyParams&, const ClassifyAnswer&, int64_t begin, int64_t end);
   LossKernels<float> f32;
   LossKernels<double> f64;
   LossKernels<torch::headeronly::BFloat16> bf16;

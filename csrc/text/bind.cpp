@@ -8,6 +8,7 @@
 #include <climits>
 #include <cstring>
 
+#include "bind_lines.h"
 #include "bind_rows.h"
 #include "builder.h"
 
@@ -21,7 +22,8 @@ Mode mode_of(const std::string& name) {
   if (name == "word") return Mode::kWord;
   if (name == "char") return Mode::kChar;
   if (name == "items") return Mode::kItems;
-  throw py::value_error("tokenizer: expected whitespace, word, char or items, got " + name);
+  if (name == "ascii") return Mode::kAscii;
+  throw py::value_error("tokenizer: expected whitespace, word, char, items or ascii, got " + name);
 }
 
 Tick tick_for(const py::object& progress) {
@@ -120,6 +122,7 @@ PYBIND11_MODULE(_text, m) {
   m.attr("UNICODE_VERSION") = kUnicodeVersion;
   m.attr("MAX_TOKEN_BYTES") = TokenizerOptions().max_token_bytes;
   bind_rows(m);
+  bind_lines(m);
 
   static py::exception<SourceError> text_error(m, "TextError", PyExc_ValueError);
   py::register_exception_translator([](std::exception_ptr p) {
@@ -153,6 +156,7 @@ PYBIND11_MODULE(_text, m) {
           },
           py::arg("fd"), py::arg("progress") = py::none())
       .def("end_source", &Builder::end_source, py::call_guard<py::gil_scoped_release>())
+      .def("labelled_lines", &labelled_lines, py::arg("label_prefix"))
       .def("make_vocabulary", &make_vocabulary, py::arg("min_count"), py::arg("max_vocab"), py::arg("specials"))
       .def("write_ids", &write_ids, py::arg("path"), py::arg("max_line_tokens"), py::arg("split_tokens"));
 }

@@ -147,6 +147,8 @@ Cut find_cut(const Block& block, const TokenizerOptions& options) {
       return cut.operator()<Mode::kWord>();
     case Mode::kChar:
       return cut.operator()<Mode::kChar>();
+    case Mode::kAscii:
+      return cut.operator()<Mode::kAscii>();
     case Mode::kItems:
       break;
   }
@@ -264,6 +266,9 @@ void Builder::process(const Block& block, unsigned worker) {
         break;
       case Mode::kItems:
         codes = run.operator()<Mode::kItems>();
+        break;
+      case Mode::kAscii:
+        codes = run.operator()<Mode::kAscii>();
         break;
     }
     keep(block, worker, codes, tokens);

@@ -77,6 +77,15 @@ struct Written {
   uint64_t tokens = 0, sentences = 0, longest_sentence = 0;
 };
 
+// The lines of labelled text, in order, each word and label by its place in the lists: see lines.cpp.
+struct LabelledLines {
+  std::vector<std::string> words, labels;  // by (count descending, bytes ascending)
+  std::vector<int64_t> word_counts, label_counts;
+  std::vector<int32_t> tokens, line_labels;
+  std::vector<int64_t> ends, label_ends;  // line i has tokens [ends[i-1], ends[i]), and likewise its labels
+  std::vector<int64_t> source_lines;      // lines of each source
+};
+
 // Called now and then with the bytes read so far (or ids written); may throw to stop everything.
 using Tick = std::function<void(uint64_t)>;
 
@@ -101,6 +110,7 @@ class Builder {
 
   // After the last source: join the tables. Words that equal a special token are left out.
   Vocabulary make_vocabulary(int64_t min_count, int64_t max_vocab, const std::vector<std::string>& specials);
+  LabelledLines labelled_lines(const std::string& label_prefix);
   Written write_ids(const std::string& path, uint64_t max_line_tokens, uint64_t split_tokens, const Tick& tick);
 
   uint64_t raw_words() const;

@@ -17,7 +17,8 @@
 
 namespace w2v::text {
 
-enum class Mode { kWhitespace, kWord, kChar, kItems };  // kItems: only tab and newline separate
+// kItems: only tab and newline separate; kAscii: ASCII's white space and NUL, as fastText reads
+enum class Mode { kWhitespace, kWord, kChar, kItems, kAscii };
 
 struct TokenizerOptions {
   Mode mode = Mode::kWhitespace;
@@ -63,17 +64,21 @@ struct Rules {
       return x | (x.in_range(9, 13) | x.in_range(28, 32));
     } else if constexpr (M == Mode::kItems) {
       return x | x.in_range(9, 10);
+    } else if constexpr (M == Mode::kAscii) {
+      return x | (x.in_range(9, 13) | x.in_range(32, 32) | x.in_range(0, 0));
     } else {
       return ~((x | uint8_t{0x20}).in_range('a', 'z') | x.in_range('0', '9') | x.in_range('_', '_'));
     }
   }
 
   static bool is_separator_byte(uint8_t b) {  // whitespace that may be cut at without looking around it
+    if constexpr (M == Mode::kAscii) return b == 0 || b == ' ' || (b >= 9 && b <= 13);
     return b == '\n' || b == '\t' || (M != Mode::kItems && ((b >= 11 && b <= 13) || (b >= 28 && b <= 32)));
   }
 
   static Kind first(uint32_t c) {
     if constexpr (M == Mode::kItems) return c == '\t' || c == '\n' ? Kind::kNone : Kind::kRun;
+    if constexpr (M == Mode::kAscii) return c == 0 || c == ' ' || (c >= 9 && c <= 13) ? Kind::kNone : Kind::kRun;
     const uint8_t cls = unicode().classes[c];
     if constexpr (M == Mode::kWhitespace) return cls & kSpace ? Kind::kNone : Kind::kRun;
     if constexpr (M == Mode::kChar)
@@ -92,7 +97,7 @@ struct Rules {
       if (kind == Kind::kIdeograph) {  // one ideograph and the marks upon it
         if (begun && !(unicode().classes[d.value] & kMark)) break;
       } else if (first(d.value) != Kind::kRun) {
-        if constexpr (M == Mode::kWhitespace || M == Mode::kItems) break;
+        if constexpr (M == Mode::kWhitespace || M == Mode::kItems || M == Mode::kAscii) break;
         if (!is_apostrophe(d.value) || p + d.length >= end || first(decode(p + d.length).value) != Kind::kRun) break;
       }
       visit(p, d);
@@ -240,7 +245,7 @@ Cut find_cut(const uint8_t* p, size_t n, Kind resumes, size_t max_token_bytes) {
   const auto ignore = [](const uint8_t*, Decoded) {};
   const auto unfinished = [&](const uint8_t* stop) {
     if (stop >= end) return true;
-    if constexpr (M == Mode::kWhitespace || M == Mode::kItems) return false;
+    if constexpr (M == Mode::kWhitespace || M == Mode::kItems || M == Mode::kAscii) return false;
     const Decoded d = decode(stop);  // an apostrophe joins on if a letter follows: not seen yet
     return Rules<M>::is_apostrophe(d.value) && stop + d.length >= end;
   };
