@@ -47,6 +47,13 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
       "train_sgns_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
       "Tensor alias, Tensor keep, int first, int num_ids, int begin, int end, int window, int negative, int seed, "
       "int epoch, int epochs, float lr, int sentences_in_flight) -> ()");
+  // GloVe with AdaGrad over cells (N, 4) int32 (row, column, bits of float32 log count and weight), in place: table
+  // (V, 4, P) and bias (V, 4) float32. blocks (B, 2) int64: first cell and number of cells, in the order of training;
+  // rounds (R + 1,) int64: the first block of each round, in which blocks share no word. begin and end are places in
+  // that order. Gives the float64 sums (loss, nonzeros), the same for any number of threads.
+  m.def(
+      "train_glove_(Tensor(a!) table, Tensor(b!) bias, Tensor cells, Tensor blocks, Tensor rounds, float lr, int begin, "
+      "int end, int threads) -> Tensor");
   // The last end of whole sentences of ids in [begin, begin + limit]: where a chunk that goes to the device is cut.
   m.def("chunk_end(Tensor ids, int begin, int limit) -> int");
   // The instruction set that the CPU kernels use here.

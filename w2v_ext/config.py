@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 from .packages import import_package
 
+DEFAULTS_OF_A_MODEL: dict[str, dict[str, Any]] = {"glove": {"window": 10, "epochs": 20, "lr": 0.05}}
+"""Defaults that differ from word2vec's; see :meth:`TrainConfig.for_model`."""
+
 SETTINGS_OF_THE_MACHINE = (
     "out",
     "threads",
@@ -22,6 +25,7 @@ SETTINGS_OF_THE_MACHINE = (
     "probe_pairs",
     "tensorboard",
     "cache_dir",
+    "count_memory",
     "checkpoint_minutes",
 )
 """Settings that may change between a run and its resumption; all others shape the result."""
@@ -41,7 +45,7 @@ class TrainConfig:
     out: str = "vectors"
     """Directory of the model."""
 
-    model: Literal["skipgram"] = "skipgram"
+    model: Literal["skipgram", "glove"] = "skipgram"
     """What to train."""
     loss: Literal["ns"] = "ns"
     """How the probability of a word is learnt: negative sampling."""
@@ -59,6 +63,14 @@ class TrainConfig:
     """Learning rate at the start; falls linearly to a 10,000th of it."""
     noise_power: float = 0.75
     """Negatives are drawn in proportion to count to this power."""
+    x_max: float = 10.0
+    """GloVe: counts from this on have full weight; the paper has 100 for billions of words."""
+    alpha: float = 0.75
+    """GloVe: below x_max the weight is (count / x_max) to this power."""
+    count_memory: float = 1.0
+    """GloVe: GiB for counting co-occurrences; what does not fit goes through the disk."""
+    vectors: Literal["sum", "in"] = "sum"
+    """GloVe: the vectors of words are the sums of both tables, or the first alone."""
 
     tokenizer: Literal["whitespace", "word", "char", "jieba"] = "whitespace"
     """How lines are cut into tokens; char cuts Chinese, Japanese and Korean into characters."""
@@ -103,10 +115,12 @@ class TrainConfig:
         self._check_integer("seed", 0, 2**63 - 1)
         if self.max_vocab is not None:
             self._check_integer("max_vocab", 2, 2**31)
-        for name, low in (("lr", None), ("sample", 0), ("noise_power", 0), ("checkpoint_minutes", 0)):
+        for name, low in (("lr", None), ("sample", 0), ("noise_power", 0), ("x_max", None), ("alpha", 0),
+            ("count_memory", 2**-10), ("checkpoint_minutes", 0)):
             self._check_number(name, low)
         for name, choices in (
-            ("model", ("skipgram",)),
+            ("model", ("skipgram", "glove")),
+            ("vectors", ("sum", "in")),
             ("loss", ("ns",)),
             ("tokenizer", ("whitespace", "word", "char", "jieba")),
             ("errors", ("strict", "replace")),
@@ -177,17 +191,25 @@ class TrainConfig:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
+    def for_model(cls, model: str, **settings: Any) -> TrainConfig:
+        """A configuration with the usual settings of a model where none are given: GloVe's window, epochs and lr."""
+        return cls(**{"model": model, **DEFAULTS_OF_A_MODEL.get(model, {}), **settings})
+
+    @classmethod
     def from_dict(cls, settings: dict[str, Any], source: str = "settings") -> TrainConfig:
-        """Make a configuration from a mapping; unknown names are errors that name ``source``."""
+        """Make a configuration from a mapping, as :meth:`for_model`; unknown names are errors that name ``source``."""
         known = [field.name for field in fields(cls)]
         for name in settings:
             if name not in known:
                 raise ValueError(f"{source}: unknown setting {name!r}; known: {', '.join(known)}")
-        return cls(**settings)
+        return cls.for_model(**{"model": cls.model, **settings})
 
     @classmethod
-    def from_file(cls, path: str | Path) -> TrainConfig:
-        """Read settings from a YAML or JSON file (a model's ``config.json`` is one); dashes in names are allowed."""
+    def from_file(cls, path: str | Path, **settings: Any) -> TrainConfig:
+        """Read settings from a YAML or JSON file (a model's ``config.json`` is one); dashes in names are allowed.
+
+        Settings given here win over the file's.
+        """
         text = Path(path).read_text(encoding="utf-8")
         load, failure = (json.loads, json.JSONDecodeError) if str(path).endswith(".json") else _yaml_reader()
         try:
@@ -198,7 +220,7 @@ class TrainConfig:
             loaded = {}
         if not isinstance(loaded, dict):
             raise ValueError(f"config: expected {path} to hold a mapping of settings, got {type(loaded).__name__}")
-        return cls.from_dict({str(k).replace("-", "_"): _number(v) for k, v in loaded.items()}, f"config {path}")
+        return cls.from_dict({str(k).replace("-", "_"): _number(v) for k, v in loaded.items()} | settings, f"config {path}")
 
     def changed_settings(self, other: TrainConfig) -> list[str]:
         """Names of the settings that shape the result and differ between the two."""

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig
     """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
+    finder.add_argument("--model")
     given, _ = finder.parse_known_args(arguments)
-    base = TrainConfig.from_file(given.config) if given.config else TrainConfig()
+    model = {"model": given.model} if given.model in typing.get_args(typing.get_type_hints(TrainConfig)["model"]) else {}
+    base = TrainConfig.from_file(given.config, **model) if given.config else TrainConfig.from_dict(model)
     tyro = import_package("tyro", "tyro", "for the command line (from Python, w2v_ext.Trainer does without)")
     line = tyro.cli(
         tyro.conf.FlagCreatePairsOff[CommandLine],
@@ -132,6 +135,8 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
         f"corpus: {corpus.num_tokens:,} words, {len(corpus.vocab):,} distinct"
         f"{' (generated; give --corpus FILE for your own)' if builtin else ''}, ready in {prepare_seconds:.2f} s"
     )
+    if trainer.method.prepared:
+        report.line(trainer.method.prepared)
     if resume:
         trainer.load_checkpoint(directory)
         report.line(f"resumed at epoch {trainer.state.epoch + 1}, {trainer.words_done:,} words")

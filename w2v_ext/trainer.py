@@ -119,6 +119,8 @@ class Trainer:
     @property
     def lr(self) -> float:
         """The learning rate at this point of the run."""
+        if self.method.constant_lr:
+            return self.config.lr
         done = (self.state.epoch + self.state.position / max(self.method.length, 1)) / self.config.epochs
         return self.config.lr * max(1 - done, 1e-4)
 

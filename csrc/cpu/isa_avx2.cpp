@@ -25,6 +25,7 @@ namespace w2v::W2V_ISA {
 #include "sgns_plan.h"
 #include "sgns_block.h"
 #include "sgns_kernel.h"
+#include "glove_kernel.h"
 #include "loss_kernel.h"
 
 extern const KernelTable table;
@@ -32,6 +33,7 @@ const KernelTable table = {
     "avx2",
     train_sgns,
     merge_rows,
+    train_glove,
     loss_kernels<float>(),
     loss_kernels<double>(),
     loss_kernels<torch::headeronly::BFloat16>(),

@@ -40,6 +40,26 @@ struct SgnsStats {
   int64_t words = 0;  // words left after subsampling
 };
 
+// ---- GloVe ----------------------------------------------------------------------------------------------------------
+
+struct GloveCell {
+  uint32_t row, column;
+  float log_count, weight;  // weight = min(1, (count / x_max)^alpha)
+};
+
+struct GloveParams {
+  float* table;         // (V, 4, padded): w, the sums of its squared steps, c, and theirs; 64-byte aligned
+  float* bias;          // (V, 4): the same of the biases
+  int64_t padded;       // D, rounded up to a multiple of 16
+  uint32_t vocab_size;  // V
+  float lr;
+};
+
+struct GloveStats {
+  double loss = 0;       // summed over nonzeros: weight * diff^2 / 2
+  int64_t nonzeros = 0;  // a cell beside the diagonal is two
+};
+
 // ---- the autograd path: losses, coefficients and gradients of a batch ----------------------------------------------
 
 // One batch, its indices checked and laid side by side: row b of `index` holds the P positives, then the K negatives.
@@ -114,6 +134,7 @@ struct KernelTable {
   void (*train_sgns)(const SgnsParams&, int64_t begin, int64_t end, SgnsStats*);
   // a thread's own rows meet everybody's: shared += own - base, then own = base = shared; count is a multiple of 16
   void (*merge_rows)(float* shared, float* own, float* base, int64_t count);
+  void (*train_glove)(const GloveParams&, const GloveCell*, int64_t count, GloveStats*);
   LossKernels<float> f32;
   LossKernels<double> f64;
   LossKernels<torch::headeronly::BFloat16> bf16;

@@ -10,9 +10,10 @@ from ..config import TrainConfig
 from ..corpus import Corpus
 from .base import Method, TrainingError, hottest_share
 from .cuda_epoch import CudaEpoch, choose_device
+from .glove import Glove
 from .skipgram import CorpusMethod, SkipGram
 
-__all__ = ["CorpusMethod", "Method", "SkipGram", "TrainingError", "hottest_share", "make_method"]
+__all__ = ["CorpusMethod", "Glove", "Method", "SkipGram", "TrainingError", "hottest_share", "make_method"]
 
 
 def make_method(corpus: Corpus, config: TrainConfig) -> Method:
@@ -28,6 +29,8 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
         raise TrainingError(str(error)) from None
     if config.weight_dtype != "float32" and device.type == "cpu":
         raise TrainingError(f"weight_dtype: {config.weight_dtype} is for training on cuda, got a CPU to train on")
+    if config.model == "glove":
+        return Glove(corpus, config)
     if device.type == "cuda":
         on_device = _start_cuda(corpus, config, device)
         if on_device is not None:

@@ -23,11 +23,15 @@ class Method:
             among them.
         length: positions of an epoch: ids of the corpus, or other things to learn from.
         device: where the weights are.
+        constant_lr: whether the learning rate stays what it is, and does not fall linearly over the run.
+        prepared: what was made of the corpus before training, in words, where that is worth a line.
     """
 
     weights: dict[str, Tensor]
     length: int
     device: torch.device = torch.device("cpu")
+    constant_lr: bool = False
+    prepared: str = ""
 
     def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
         """Train on ``begin`` to ``end`` of an epoch, and wait for it.
