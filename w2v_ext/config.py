@@ -115,8 +115,15 @@ class TrainConfig:
         self._check_integer("seed", 0, 2**63 - 1)
         if self.max_vocab is not None:
             self._check_integer("max_vocab", 2, 2**31)
-        for name, low in (("lr", None), ("sample", 0), ("noise_power", 0), ("x_max", None), ("alpha", 0),
-            ("count_memory", 2**-10), ("checkpoint_minutes", 0)):
+        for name, low in (
+            ("lr", None),
+            ("sample", 0),
+            ("noise_power", 0),
+            ("x_max", None),
+            ("alpha", 0),
+            ("count_memory", 2**-10),
+            ("checkpoint_minutes", 0),
+        ):
             self._check_number(name, low)
         for name, choices in (
             ("model", ("skipgram", "glove")),
@@ -220,7 +227,9 @@ class TrainConfig:
             loaded = {}
         if not isinstance(loaded, dict):
             raise ValueError(f"config: expected {path} to hold a mapping of settings, got {type(loaded).__name__}")
-        return cls.from_dict({str(k).replace("-", "_"): _number(v) for k, v in loaded.items()} | settings, f"config {path}")
+        return cls.from_dict(
+            {str(k).replace("-", "_"): _number(v) for k, v in loaded.items()} | settings, f"config {path}"
+        )
 
     def changed_settings(self, other: TrainConfig) -> list[str]:
         """Names of the settings that shape the result and differ between the two."""

@@ -309,9 +309,7 @@ def train_glove_(
 
     Equivalent in NumPy: :func:`w2v_ext.reference.train_glove_`.
     """
-    loss, nonzeros = _call(
-        _ops.train_glove_, table, bias, cells, blocks, rounds, lr, begin, end, threads
-    ).tolist()
+    loss, nonzeros = _call(_ops.train_glove_, table, bias, cells, blocks, rounds, lr, begin, end, threads).tolist()
     return loss, int(nonzeros)
 
 

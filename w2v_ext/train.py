@@ -50,7 +50,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig
     finder.add_argument("--config")
     finder.add_argument("--model")
     given, _ = finder.parse_known_args(arguments)
-    model = {"model": given.model} if given.model in typing.get_args(typing.get_type_hints(TrainConfig)["model"]) else {}
+    model = (
+        {"model": given.model} if given.model in typing.get_args(typing.get_type_hints(TrainConfig)["model"]) else {}
+    )
     base = TrainConfig.from_file(given.config, **model) if given.config else TrainConfig.from_dict(model)
     tyro = import_package("tyro", "tyro", "for the command line (from Python, w2v_ext.Trainer does without)")
     line = tyro.cli(
