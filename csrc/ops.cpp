@@ -52,8 +52,15 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
   // rounds (R + 1,) int64: the first block of each round, in which blocks share no word. begin and end are places in
   // that order. Gives the float64 sums (loss, nonzeros), the same for any number of threads.
   m.def(
-      "train_glove_(Tensor(a!) table, Tensor(b!) bias, Tensor cells, Tensor blocks, Tensor rounds, float lr, int begin, "
+      "train_glove_(Tensor(a!) table, Tensor(b!) bias, Tensor cells, Tensor blocks, Tensor rounds, float lr, int "
+      "begin, "
       "int end, int threads) -> Tensor");
+  // The same on CUDA, without waiting for it: block b of firsts (B,) int64 has the places starts[b] to starts[b + 1] of
+  // starts (B + 1,) int64. sums (2,) float64 grows by (loss, nonzeros), and bad (1,) int64 falls to the first place whose
+  // cell is out of range (start it at 2^63 - 1).
+  m.def(
+      "train_glove_cuda_(Tensor(a!) table, Tensor(b!) bias, Tensor(c!) sums, Tensor(d!) bad, Tensor cells, "
+      "Tensor firsts, Tensor starts, float lr, int begin, int end, int cells_in_flight) -> ()");
   // The last end of whole sentences of ids in [begin, begin + limit]: where a chunk that goes to the device is cut.
   m.def("chunk_end(Tensor ids, int begin, int limit) -> int");
   // The instruction set that the CPU kernels use here.

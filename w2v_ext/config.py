@@ -227,9 +227,8 @@ class TrainConfig:
             loaded = {}
         if not isinstance(loaded, dict):
             raise ValueError(f"config: expected {path} to hold a mapping of settings, got {type(loaded).__name__}")
-        return cls.from_dict(
-            {str(k).replace("-", "_"): _number(v) for k, v in loaded.items()} | settings, f"config {path}"
-        )
+        read = {str(k).replace("-", "_"): _number(v) for k, v in loaded.items()}
+        return cls.from_dict({**read, **settings}, f"config {path}")
 
     def changed_settings(self, other: TrainConfig) -> list[str]:
         """Names of the settings that shape the result and differ between the two."""

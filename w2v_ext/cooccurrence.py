@@ -1,4 +1,4 @@
-"""How often words stand near each other: the counts that GloVe learns from, made by C++ (`csrc/text/cooccurrence.h`)."""
+"""How often words stand near each other, which GloVe learns from: counted in C++ (`csrc/text/cooccurrence.h`)."""
 
 from __future__ import annotations
 

@@ -313,6 +313,40 @@ def train_glove_(
     return loss, int(nonzeros)
 
 
+def train_glove_cuda_(
+    table: Tensor,
+    bias: Tensor,
+    sums: Tensor,
+    bad: Tensor,
+    cells: Tensor,
+    firsts: Tensor,
+    starts: Tensor,
+    *,
+    lr: float,
+    begin: int,
+    end: int,
+    cells_in_flight: int,
+) -> None:
+    """Train as :func:`train_glove_` does, on CUDA: queued on the current stream, without waiting for the device.
+
+    With one cell in flight the result is the CPU's to rounding. With more, cells do not see what the others have not
+    added yet, and the order of additions, so the last bits, differ from run to run.
+
+    Args:
+        table, bias, cells: as in :func:`train_glove_`, on the device.
+        sums: (2,) float64, grows by loss and nonzeros.
+        bad: (1,) int64, falls to the first place whose cell has a word that is out of range; such cells are left out.
+        firsts, starts: (B,) and (B + 1,) int64: block b begins with cell ``firsts[b]``, and its places in the order of
+            training are ``starts[b]`` to ``starts[b + 1]``.
+        lr, begin, end: as in :func:`train_glove_`.
+        cells_in_flight: warps at work, each on a cell.
+    """
+    _call(
+        _ops.train_glove_cuda_,
+        *(table, bias, sums, bad, cells, firsts, starts, lr, begin, end, cells_in_flight),
+    )
+
+
 def has_cuda_kernels() -> bool:
     """Whether the CUDA kernels were built and loaded (a CUDA device may still be missing)."""
     return torch._C._dispatch_has_kernel_for_dispatch_key("w2v_ext::train_sgns_cuda_", "CUDA")

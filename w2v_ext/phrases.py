@@ -51,7 +51,7 @@ class PhraseOptions:
 
     Attributes:
         threshold: the score must be higher.
-        min_count: "default" takes it off the count of a pair, so that rare ones score low; "npmi" leaves out rarer pairs.
+        min_count: "default" takes it off the count of a pair, so rare ones score low; "npmi" leaves rarer ones out.
         scoring: "default": (count(ab) - min_count) / (count(a) count(b)) times the number of distinct words and pairs;
             "npmi": ln(p(ab) / (p(a) p(b))) / -ln p(ab), from -1 to 1, probabilities as shares of all words.
         passes: how often to join; each pass can make phrases of twice as many words.
@@ -229,7 +229,7 @@ def join_corpus(
     try:
         ids, words = corpus.ids, list(corpus.vocab.words)
         for number in range(options.passes):
-            report = None if progress is None else (lambda done, total=len(ids): progress(done, total))
+            report = _of_all(progress, len(ids))
             one = find_phrases(ids, words, options, threads=threads, memory=memory, progress=report)
             if on_pass is not None:
                 on_pass(one)
@@ -240,11 +240,19 @@ def join_corpus(
             _text.join_bigrams(ids, vocab_size=len(words), pairs=one.pairs, path=str(path), progress=report)
             ids, words = np.memmap(path, dtype="<i4", mode="r"), one.words
             (folder / f"ids-{number - 1}").unlink(missing_ok=True)
-        report = None if progress is None else (lambda done, total=len(ids): progress(done, total))
+        report = _of_all(progress, len(ids))
         write_files({Path(out): lambda target: _text.write_lines(ids, words=words, path=str(target), progress=report)})
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return sorted(found, key=lambda phrase: (-phrase.score, phrase.text))
+
+
+def _of_all(progress: Callable[[int, int | None], object] | None, total: int) -> Callable[[int], object] | None:
+    return None if progress is None else lambda done: progress(done, total)
+
+
+def _threads(threads: int) -> int:
+    return threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

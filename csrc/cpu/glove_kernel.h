@@ -8,9 +8,9 @@
 //
 // A word's row is [w | G_w | c | G_c], each D floats padded with zeros (G: with ones), and its biases [b_w, G, b_c, G].
 // A cell reads and writes 8 padded D floats. Cells come in blocks of a tile of rows and a tile of columns whose tables
-// fit L2 (see w2v_ext/methods/glove.py), so the bound is arithmetic: 33 vector operations per 16 numbers of a nonzero, two
-// thirds of them the reciprocal square roots, which are three Newton steps from a guess by integer arithmetic, the same
-// for every instruction set. Cells in random order would read and write 16 D bytes a nonzero from L3 or memory.
+// fit L2 (see w2v_ext/methods/glove.py), so the bound is arithmetic: 33 vector operations per 16 numbers of a nonzero,
+// two thirds of them the reciprocal square roots, which are three Newton steps from a guess by integer arithmetic, the
+// same for every instruction set. Cells in random order would read and write 16 D bytes a nonzero from L3 or memory.
 
 // 1 / sqrt(x) to 2 ulp, for x > 0 in the normal range.
 W2V_INLINE Vf reciprocal_sqrt(Vf x) {

@@ -18,9 +18,8 @@ namespace w2v {
 namespace {
 
 int64_t check_cells(const Tensor& cells) {
-  W2V_CHECK(
-      cells.dim() == 2 && cells.size(1) == 4 && cells.scalar_type() == ScalarType::Int && cells.is_contiguous(),
-      "cells: expected a contiguous int32 tensor of shape (N, 4), got shape ", shape_of(cells));
+  W2V_CHECK(cells.dim() == 2 && cells.size(1) == 4 && cells.scalar_type() == ScalarType::Int && cells.is_contiguous(),
+            "cells: expected a contiguous int32 tensor of shape (N, 4), got shape ", shape_of(cells));
   return cells.size(0);
 }
 
@@ -47,17 +46,17 @@ struct Plan {
   std::vector<int64_t> rounds;
 
   Plan(const Tensor& blocks, const Tensor& rounds_, int64_t num_cells, int64_t begin, int64_t end) {
-    W2V_CHECK(blocks.dim() == 2 && blocks.size(1) == 2 && blocks.scalar_type() == ScalarType::Long &&
-                  blocks.is_contiguous(),
-              "blocks: expected a contiguous int64 tensor of shape (B, 2), got shape ", shape_of(blocks));
+    W2V_CHECK(
+        blocks.dim() == 2 && blocks.size(1) == 2 && blocks.scalar_type() == ScalarType::Long && blocks.is_contiguous(),
+        "blocks: expected a contiguous int64 tensor of shape (B, 2), got shape ", shape_of(blocks));
     W2V_CHECK(rounds_.dim() == 1 && rounds_.size(0) >= 1 && rounds_.scalar_type() == ScalarType::Long &&
                   rounds_.is_contiguous(),
               "rounds: expected a contiguous int64 tensor of shape (R + 1,), got shape ", shape_of(rounds_));
     const int64_t* block = blocks.const_data_ptr<int64_t>();
     const int64_t* border = rounds_.const_data_ptr<int64_t>();
     const int64_t num_rounds = rounds_.size(0) - 1;
-    W2V_CHECK(border[0] == 0 && border[num_rounds] == blocks.size(0), "rounds: expected to go from 0 to B = ",
-              blocks.size(0), ", got ", border[0], " to ", border[num_rounds]);
+    W2V_CHECK(border[0] == 0 && border[num_rounds] == blocks.size(0),
+              "rounds: expected to go from 0 to B = ", blocks.size(0), ", got ", border[0], " to ", border[num_rounds]);
     int64_t at = 0;
     for (int64_t r = 0; r < num_rounds; ++r) {
       W2V_CHECK(border[r] <= border[r + 1], "rounds: expected ascending numbers, got ", border[r], ", ", border[r + 1]);

@@ -47,7 +47,8 @@ std::vector<uint64_t> arrange_cells(const std::vector<CellPart>& parts, const Ar
     files.push_back(std::make_unique<File>(part.path, O_RDONLY));
     const int64_t rows = static_cast<int64_t>(part.row_starts.size()) - 1;
     for (size_t t = 0; t <= tiles; ++t)
-      first_cell[t] += part.row_starts[static_cast<size_t>(std::clamp<int64_t>(options.tiles[t] - part.first_row, 0, rows))];
+      first_cell[t] +=
+          part.row_starts[static_cast<size_t>(std::clamp<int64_t>(options.tiles[t] - part.first_row, 0, rows))];
   }
 
   File out(options.path, O_WRONLY | O_CREAT | O_TRUNC);

@@ -1,9 +1,9 @@
 // Pairs of neighbouring words: how often each occurs, and a corpus in which some are joined into one word.
 //
-// Counting is exact. Every thread reads all ids and counts the pairs whose hash lies in its range, in a table of its own;
-// where the table reaches its share of the memory, the range is halved, what lies outside is forgotten, and counted by
-// another reading later. So little memory costs readings of the ids, 4 bytes a word each, not precision, and neither
-// threads nor memory change the result. Bound: a cache miss for each pair that is not frequent.
+// Counting is exact. Every thread reads all ids and counts the pairs whose hash lies in its range, in a table of its
+// own; where the table reaches its share of the memory, the range is halved, what lies outside is forgotten, and
+// counted by another reading later. So little memory costs readings of the ids, 4 bytes a word each, not precision, and
+// neither threads nor memory change the result. Bound: a cache miss for each pair that is not frequent.
 #pragma once
 
 #include <cstdint>
@@ -37,8 +37,8 @@ struct BigramOptions {
 BigramCounts count_bigrams(std::span<const int32_t> ids, int64_t vocab_size, const BigramOptions& options,
                            const Tick& tick);
 
-// Writes ids in which, from left to right, two neighbours that are bigrams[i] become the word joined[i]; a word is joined
-// once only. Returns how many ids were written.
+// Writes ids in which, from left to right, two neighbours that are bigrams[i] become the word joined[i]; a word is
+// joined once only. Returns how many ids were written.
 uint64_t join_bigrams(std::span<const int32_t> ids, int64_t vocab_size, const std::vector<Bigram>& bigrams,
                       const std::vector<int32_t>& joined, const std::string& path, const Tick& tick);
 

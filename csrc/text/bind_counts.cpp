@@ -1,5 +1,6 @@
-// The Python face of cooccurrence.h and bigrams.h, part of w2v_ext._text. Arguments are checked in w2v_ext/cooccurrence.py
-// and w2v_ext/phrases.py; the GIL is released while counting, and taken back now and then for signals and progress.
+// The Python face of cooccurrence.h and bigrams.h, part of w2v_ext._text. Arguments are checked in
+// w2v_ext/cooccurrence.py and w2v_ext/phrases.py; the GIL is released while counting, and taken back now and then for
+// signals and progress.
 #include "bind_counts.h"
 
 #include <pybind11/numpy.h>

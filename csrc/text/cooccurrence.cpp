@@ -111,11 +111,10 @@ std::vector<size_t> share_rows(const std::vector<uint64_t>& counts, unsigned thr
   }
   std::vector<size_t> borders(threads + 1, 0);
   for (unsigned t = 1; t < threads; ++t)
-    borders[t] = static_cast<size_t>(std::lower_bound(until.begin(), until.end(), until.back() * t / threads) -
-                                     until.begin());
+    borders[t] =
+        static_cast<size_t>(std::lower_bound(until.begin(), until.end(), until.back() * t / threads) - until.begin());
   borders[threads] = counts.size();
-  for (unsigned t = 1; t <= threads; ++t)
-    borders[t] = std::clamp(borders[t], borders[t - 1], counts.size());
+  for (unsigned t = 1; t <= threads; ++t) borders[t] = std::clamp(borders[t], borders[t - 1], counts.size());
   return borders;
 }
 

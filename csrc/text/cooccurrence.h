@@ -73,8 +73,9 @@ struct ArrangeOptions {
   std::string path;
 };
 
-// Writes the cells block by block, (row tile R, column tile C <= R) in the order (0, 0), (1, 0), (1, 1), (2, 0), ..., each
-// block shuffled by (seed, block) alone. Returns the cells of each block. Holds one row of blocks per thread.
-std::vector<uint64_t> arrange_cells(const std::vector<CellPart>& parts, const ArrangeOptions& options, const Tick& tick);
+// Writes the cells block by block, (row tile R, column tile C <= R) in the order (0, 0), (1, 0), (1, 1), (2, 0), ...,
+// each block shuffled by (seed, block) alone. Returns the cells of each block. Holds one row of blocks per thread.
+std::vector<uint64_t> arrange_cells(const std::vector<CellPart>& parts, const ArrangeOptions& options,
+                                    const Tick& tick);
 
 }  // namespace w2v::text

@@ -49,7 +49,9 @@ class RowSums {
 class RowLog {
  public:
   RowLog(size_t rows, size_t bytes)
-      : tail_(rows), capacity_(std::clamp<size_t>(bytes / sizeof(Chunk), 2, UINT32_MAX)), chunks_(new Chunk[capacity_]) {}
+      : tail_(rows),
+        capacity_(std::clamp<size_t>(bytes / sizeof(Chunk), 2, UINT32_MAX)),
+        chunks_(new Chunk[capacity_]) {}
 
   // False if there is no room left.
   bool add(size_t row, uint32_t column, uint32_t distance) {

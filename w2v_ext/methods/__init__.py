@@ -30,6 +30,8 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
     if config.weight_dtype != "float32" and device.type == "cpu":
         raise TrainingError(f"weight_dtype: {config.weight_dtype} is for training on cuda, got a CPU to train on")
     if config.model == "glove":
+        if config.device == "cuda":
+            raise TrainingError("device: glove trains on the CPU, got cuda; use --device cpu")
         return Glove(corpus, config)
     if device.type == "cuda":
         on_device = _start_cuda(corpus, config, device)

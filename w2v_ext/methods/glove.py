@@ -43,8 +43,8 @@ class Glove(Method):
         cooccurrences: counts made before; default: counted here, with ``config.window``.
 
     Attributes:
-        weights: ``in_weight`` and ``out_weight`` (V, D), the paper's w and w~; ``in_squares`` and ``out_squares`` (V, D),
-            AdaGrad's sums, which start at 1; ``biases`` (V, 4): b, its sum, b~, its sum. float32.
+        weights: ``in_weight`` and ``out_weight`` (V, D), the paper's w and w~; ``in_squares`` and ``out_squares``
+            (V, D), AdaGrad's sums, which start at 1; ``biases`` (V, 4): b, its sum, b~, its sum. float32.
         nonzeros: of the symmetric matrix.
 
     Raises:
