@@ -56,8 +56,8 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
       "begin, "
       "int end, int threads) -> Tensor");
   // The same on CUDA, without waiting for it: block b of firsts (B,) int64 has the places starts[b] to starts[b + 1] of
-  // starts (B + 1,) int64. sums (2,) float64 grows by (loss, nonzeros), and bad (1,) int64 falls to the first place whose
-  // cell is out of range (start it at 2^63 - 1).
+  // starts (B + 1,) int64. sums (2,) float64 grows by (loss, nonzeros), and bad (1,) int64 falls to the first place
+  // whose cell is out of range (start it at 2^63 - 1).
   m.def(
       "train_glove_cuda_(Tensor(a!) table, Tensor(b!) bias, Tensor(c!) sums, Tensor(d!) bad, Tensor cells, "
       "Tensor firsts, Tensor starts, float lr, int begin, int end, int cells_in_flight) -> ()");

@@ -214,7 +214,7 @@ def train_glove_(
     loss, nonzeros = 0.0, 0
 
     def adagrad(value: np.ndarray, squares: np.ndarray, i: int, step: np.ndarray | float) -> None:
-        value[i] -= step / np.sqrt(squares[i])
+        value[i] -= step / np.sqrt(1 + squares[i])
         squares[i] += step**2
 
     for row, column, count in cells:

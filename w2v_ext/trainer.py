@@ -82,6 +82,8 @@ class Trainer:
         if len(vocab) - vocab.num_specials < 2:
             raise ValueError(f"corpus: expected at least two words in the vocabulary, got {len(vocab)}")
         self.corpus, self.config, self.state = corpus, config, TrainState()
+        if config.model == "glove" and num_ranks() > 1:
+            raise TrainingError(f"model: glove trains in one process, got {num_ranks()}; use --threads")
         self.method = make_method(corpus, config)
         if num_ranks() > 1:
             self.method = Ranks(self.method, config.sync_every)

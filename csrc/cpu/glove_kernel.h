@@ -3,10 +3,11 @@
 // A cell (i, j) with i != j stands for two nonzeros, (i, j) and (j, i): w_i meets c_j, and w_j meets c_i. No number
 // takes part in both, so they are computed side by side, and one's additions hide the other's latencies. For each,
 //     diff = w . c + b_w + b_c - log x,   loss = f diff^2 / 2,   g = lr f diff,
-// and every number z with partner p (1 for a bias) moves by t = g p: z -= t / sqrt(G_z), then G_z += t^2. G starts at
-// 1 and sums the squares of steps, learning rate included, as the GloVe program has it.
+// and every number z with partner p (1 for a bias) moves by t = g p: z -= t / sqrt(1 + G_z), then G_z += t^2. G
+// starts at 0 and sums the squares of steps, learning rate included, as the GloVe program has it; the 1 is added late,
+// for beside it float32 would lose the small ones.
 //
-// A word's row is [w | G_w | c | G_c], each D floats padded with zeros (G: with ones), and its biases [b_w, G, b_c, G].
+// A word's row is [w | G_w | c | G_c], each D floats padded with zeros, and its biases [b_w, G, b_c, G].
 // A cell reads and writes 8 padded D floats. Cells come in blocks of a tile of rows and a tile of columns whose tables
 // fit L2 (see w2v_ext/methods/glove.py), so the bound is arithmetic: 33 vector operations per 16 numbers of a nonzero,
 // two thirds of them the reciprocal square roots, which are three Newton steps from a guess by integer arithmetic, the
@@ -23,12 +24,12 @@ W2V_INLINE Vf reciprocal_sqrt(Vf x) {
 
 W2V_INLINE void adagrad_vector(float* value, float* squares, Vf step) {
   const Vf sum = load(squares);
-  store(value, load(value) - step * reciprocal_sqrt(sum));
+  store(value, load(value) - step * reciprocal_sqrt(1.0f + sum));
   store(squares, sum + step * step);
 }
 
 W2V_INLINE void adagrad_bias(float* bias, float step) {
-  bias[0] -= step / std::sqrt(bias[1]);
+  bias[0] -= step / std::sqrt(1.0f + bias[1]);
   bias[1] += step * step;
 }
 

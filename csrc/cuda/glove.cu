@@ -46,7 +46,7 @@ __device__ int64_t cell_at(const GloveArguments& a, int64_t place) {
 }
 
 __device__ void adagrad(float* value, float* sum, float step) {
-  atomicAdd(value, -step / sqrtf(*sum));
+  atomicAdd(value, -step / sqrtf(1.0f + *sum));
   atomicAdd(sum, step * step);
 }
 

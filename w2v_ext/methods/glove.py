@@ -44,7 +44,7 @@ class Glove(Method):
 
     Attributes:
         weights: ``in_weight`` and ``out_weight`` (V, D), the paper's w and w~; ``in_squares`` and ``out_squares``
-            (V, D), AdaGrad's sums, which start at 1; ``biases`` (V, 4): b, its sum, b~, its sum. float32.
+            (V, D), AdaGrad's sums of squared steps; ``biases`` (V, 4): b, its sum, b~, its sum. float32.
         nonzeros: of the symmetric matrix.
 
     Raises:
@@ -109,8 +109,6 @@ class Glove(Method):
         generator = torch.Generator().manual_seed(config.seed)
         for side in (0, 2):
             self._table[:, side, :dim].uniform_(-0.5 / dim, 0.5 / dim, generator=generator)
-            self._table[:, side + 1] = 1
-            self._biases[:, side + 1] = 1
         if num_specials:
             self._table[0, 0::2] = 0  # <PAD>
         self.weights = {
