@@ -1,4 +1,4 @@
-"""GloVe: words counted per second, nonzeros trained per second against what bounds them, and the quality of the vectors.
+"""GloVe: words counted per second, nonzeros trained per second and what bounds them, the quality of the vectors.
 
 There is no maintained GloVe on PyPI to compare with. Beside the blocks stands the same kernel over cells in one random
 order, which is how GloVe is usually trained: what the blocks gain, and what they cost in quality.

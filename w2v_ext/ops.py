@@ -289,8 +289,8 @@ def train_glove_(
 
     A cell (i, j) stands for the nonzeros (i, j) and (j, i), or one on the diagonal. For each,
     ``diff = w_i . c_j + b_i + d_j - log x`` and ``step = lr * weight * diff``; every number z of w_i, c_j, b_i and d_j
-    then moves by ``t = step * partner`` (the other vector's number, 1 for a bias): ``z -= t / sqrt(1 + G_z)``, after which
-    ``G_z += t ** 2``.
+    then moves by ``t = step * partner`` (the other vector's number, 1 for a bias): ``z -= t / sqrt(1 + G_z)``, after
+    which ``G_z += t ** 2``.
 
     Args:
         table: (V, 4, P) float32, contiguous, 64-byte aligned, P a multiple of 16: w, G_w, c, G_c of each word, padded
