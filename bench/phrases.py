@@ -1,6 +1,6 @@
-"""Phrases: from a text file to a text file with phrases joined, beside gensim's Phrases on the same lines, one run each.
+"""Phrases: from a text file to one with phrases joined, beside gensim's Phrases on the same lines, one run each.
 
-    python bench/phrases.py --corpus imdb.txt --lines 25000 --out bench/results/phrases-cpu.json
+python bench/phrases.py --corpus imdb.txt --lines 25000 --out bench/results/phrases-cpu.json
 """
 
 import argparse
