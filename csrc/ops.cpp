@@ -99,6 +99,20 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
   m.def(
       "compose_subwords(Tensor in_weight, Tensor ngram_weight, Tensor first, Tensor entries, Tensor word_rows, "
       "Tensor group_rows) -> Tensor");
+  // GloVe with AdaGrad over cells (N, 4) int32 (row, column, bits of float32 log count and weight), in place: table
+  // (V, 4, P) and bias (V, 4) float32. blocks (B, 2) int64: first cell and number of cells, in the order of training;
+  // rounds (R + 1,) int64: the first block of each round, in which blocks share no word. begin and end are places in
+  // that order. Gives the float64 sums (loss, nonzeros), the same for any number of threads.
+  m.def(
+      "train_glove_(Tensor(a!) table, Tensor(b!) bias, Tensor cells, Tensor blocks, Tensor rounds, float lr, int "
+      "begin, "
+      "int end, int threads) -> Tensor");
+  // The same on CUDA, without waiting for it: block b of firsts (B,) int64 has the places starts[b] to starts[b + 1] of
+  // starts (B + 1,) int64. sums (2,) float64 grows by (loss, nonzeros), and bad (1,) int64 falls to the first place
+  // whose cell is out of range (start it at 2^63 - 1).
+  m.def(
+      "train_glove_cuda_(Tensor(a!) table, Tensor(b!) bias, Tensor(c!) sums, Tensor(d!) bad, Tensor cells, "
+      "Tensor firsts, Tensor starts, float lr, int begin, int end, int cells_in_flight) -> ()");
   // The last end of whole sentences of ids in [begin, begin + limit]: where a chunk that goes to the device is cut.
   m.def("chunk_end(Tensor ids, int begin, int limit) -> int");
   // Text classification, see cpu/classify_kernel.h. Line i has the words tokens[ends[i-1]:ends[i]] and the word n-grams

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_glove import make_cells, make_tables, one_block
 from test_loss import DTYPES, TOLERANCE, make_batch
 from test_optim import COMMON, RULES, assert_steps_match_the_reference, randn
 from test_sgns_kernel import make_case, train
@@ -312,3 +313,37 @@ def test_the_trainer_names_a_damaged_corpus_and_stops_when_it_diverges(cuda_trai
         trainer.fit()
     with pytest.raises(TrainingError, match="lr: the loss became (nan|inf)"):
         cuda_trainer(small, sample=0, lr=1e30).fit()
+
+
+# ---- GloVe ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("dim", [1, 37, 100])
+def test_glove_is_that_of_the_cpu(emulated, dim, backwards, monkeypatch):
+    if backwards:
+        monkeypatch.setenv("CUDA_ON_CPU_BACKWARDS", "1")
+    _, cells = make_cells(np.random.default_rng(dim), 20, 150, 10.0, 0.75)
+    table, bias, *_ = make_tables(np.random.default_rng(dim), 20, dim)
+    expected = [table.clone(), bias.clone()]
+    aligned = make_tables(np.random.default_rng(dim), 20, dim)[0]
+    loss, nonzeros = 0.0, 0
+    for begin, end in ((0, 30), (30, 130)):
+        part = ops.train_glove_(
+            aligned, expected[1], cells, *one_block(cells), lr=0.05, begin=begin, end=end, threads=1
+        )
+        loss, nonzeros = loss + part[0], nonzeros + part[1]
+    # the same order of cells, as two blocks
+    firsts, starts = torch.tensor([0, 50]), torch.tensor([0, 50, 150])
+    sums, bad = torch.zeros(2, dtype=torch.float64), torch.tensor([2**63 - 1])
+    for begin, end in ((0, 30), (30, 130)):
+        emulated.train_glove_cuda_(table, bias, sums, bad, cells, firsts, starts, 0.05, begin, end, 1)
+    assert sums[1] == nonzeros and bad.item() == 2**63 - 1
+    assert abs(sums[0].item() - loss) / loss < 1e-6
+    torch.testing.assert_close(table, aligned, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(bias, expected[1], rtol=1e-5, atol=1e-6)
+    emulated.train_glove_cuda_(
+        table[:19].contiguous(), bias[:19].contiguous(), sums, bad, cells, firsts, starts, 0.05, 0, 150, 7
+    )
+    outside = (cells[:, :2] >= 19).any(1).nonzero()[0].item()
+    assert bad.item() == outside

@@ -14,6 +14,9 @@ from typing import Any, Literal
 from .packages import import_package
 from .subwords import SubwordSettings
 
+DEFAULTS_OF_A_MODEL: dict[str, dict[str, Any]] = {"glove": {"window": 10, "epochs": 20, "lr": 0.05}}
+"""Defaults that differ from word2vec's; see :meth:`TrainConfig.for_model`."""
+
 SETTINGS_OF_THE_MACHINE = (
     "out",
     "threads",
@@ -23,6 +26,7 @@ SETTINGS_OF_THE_MACHINE = (
     "probe_pairs",
     "tensorboard",
     "cache_dir",
+    "count_memory",
     "checkpoint_minutes",
     "checkpoint_words",
     "checkpoint_keep",
@@ -51,9 +55,9 @@ class TrainConfig:
     lock: Literal["nothing", "intersect", "old"] = "nothing"
     """Words whose vectors must not move: those of --intersect, or of --continue-from as well."""
 
-    model: Literal["skipgram", "cbow", "fasttext", "fasttext-cbow"] = "skipgram"
+    model: Literal["skipgram", "cbow", "fasttext", "fasttext-cbow", "glove"] = "skipgram"
     """What to train: skip-gram predicts each context by itself, CBOW the centre from all its contexts together;
-    fasttext and fasttext-cbow make words of n-grams."""
+    fasttext and fasttext-cbow make words of n-grams; glove fits the counts of words side by side."""
     loss: Literal["ns", "hs", "softmax"] = "ns"
     """How the probability of a word is learnt: negative sampling, hierarchical softmax, or the full softmax (for small
     vocabularies)."""
@@ -81,6 +85,14 @@ class TrainConfig:
     """Longest n-gram of characters."""
     buckets: int = 2_000_000
     """Buckets that n-grams are hashed into."""
+    x_max: float = 10.0
+    """GloVe: counts from this on have full weight; the paper has 100 for billions of words."""
+    alpha: float = 0.75
+    """GloVe: below x_max the weight is (count / x_max) to this power."""
+    count_memory: float = 1.0
+    """GloVe: GiB for counting co-occurrences; what does not fit goes through the disk."""
+    vectors: Literal["sum", "in"] = "sum"
+    """GloVe: the vectors of words are the sums of both tables, or the first alone."""
 
     tokenizer: Literal["whitespace", "word", "char", "jieba"] = "whitespace"
     """How lines are cut into tokens; char cuts Chinese, Japanese and Korean into characters."""
@@ -135,11 +147,20 @@ class TrainConfig:
         self._check_integer("seed", 0, 2**63 - 1)
         if self.max_vocab is not None:
             self._check_integer("max_vocab", 2, 2**31)
-        for name, low in (("lr", None), ("sample", 0), ("noise_power", 0), ("checkpoint_minutes", 0)):
+        for name, low in (
+            ("lr", None),
+            ("sample", 0),
+            ("noise_power", 0),
+            ("x_max", None),
+            ("alpha", 0),
+            ("count_memory", 2**-10),
+            ("checkpoint_minutes", 0),
+        ):
             self._check_number(name, low)
         for name, choices in (
-            ("model", ("skipgram", "cbow", "fasttext", "fasttext-cbow")),
+            ("model", ("skipgram", "cbow", "fasttext", "fasttext-cbow", "glove")),
             ("loss", ("ns", "hs", "softmax")),
+            ("vectors", ("sum", "in")),
             ("tokenizer", ("whitespace", "word", "char", "jieba")),
             ("errors", ("strict", "replace")),
             ("lock", ("nothing", "intersect", "old")),
@@ -212,17 +233,25 @@ class TrainConfig:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
+    def for_model(cls, model: str, **settings: Any) -> TrainConfig:
+        """A configuration with the usual settings of a model where none are given: GloVe's window, epochs and lr."""
+        return cls(**{"model": model, **DEFAULTS_OF_A_MODEL.get(model, {}), **settings})
+
+    @classmethod
     def from_dict(cls, settings: dict[str, Any], source: str = "settings") -> TrainConfig:
-        """Make a configuration from a mapping; unknown names are errors that name ``source``."""
+        """Make a configuration from a mapping, as :meth:`for_model`; unknown names are errors that name ``source``."""
         known = [field.name for field in fields(cls)]
         for name in settings:
             if name not in known:
                 raise ValueError(f"{source}: unknown setting {name!r}; known: {', '.join(known)}")
-        return cls(**settings)
+        return cls.for_model(**{"model": cls.model, **settings})
 
     @classmethod
-    def from_file(cls, path: str | Path) -> TrainConfig:
-        """Read settings from a YAML or JSON file (a model's ``config.json`` is one); dashes in names are allowed."""
+    def from_file(cls, path: str | Path, **settings: Any) -> TrainConfig:
+        """Read settings from a YAML or JSON file (a model's ``config.json`` is one); dashes in names are allowed.
+
+        Settings given here win over the file's.
+        """
         text = Path(path).read_text(encoding="utf-8")
         load, failure = (json.loads, json.JSONDecodeError) if str(path).endswith(".json") else _yaml_reader()
         try:
@@ -233,7 +262,8 @@ class TrainConfig:
             loaded = {}
         if not isinstance(loaded, dict):
             raise ValueError(f"config: expected {path} to hold a mapping of settings, got {type(loaded).__name__}")
-        return cls.from_dict({str(k).replace("-", "_"): _number(v) for k, v in loaded.items()}, f"config {path}")
+        read = {str(k).replace("-", "_"): _number(v) for k, v in loaded.items()}
+        return cls.from_dict({**read, **settings}, f"config {path}")
 
     def changed_settings(self, other: TrainConfig) -> list[str]:
         """Names of the settings that shape the result and differ between the two."""

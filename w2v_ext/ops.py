@@ -273,6 +273,80 @@ def train_sgns_cuda_(
     )
 
 
+def train_glove_(
+    table: Tensor,
+    bias: Tensor,
+    cells: Tensor,
+    blocks: Tensor,
+    rounds: Tensor,
+    *,
+    lr: float,
+    begin: int,
+    end: int,
+    threads: int,
+) -> tuple[float, int]:
+    """Train GloVe on cells of a symmetric matrix by AdaGrad, in place (Pennington et al. 2014, eq. 8).
+
+    A cell (i, j) stands for the nonzeros (i, j) and (j, i), or one on the diagonal. For each,
+    ``diff = w_i . c_j + b_i + d_j - log x`` and ``step = lr * weight * diff``; every number z of w_i, c_j, b_i and d_j
+    then moves by ``t = step * partner`` (the other vector's number, 1 for a bias): ``z -= t / sqrt(1 + G_z)``, after
+    which ``G_z += t ** 2``.
+
+    Args:
+        table: (V, 4, P) float32, contiguous, 64-byte aligned, P a multiple of 16: w, G_w, c, G_c of each word, padded
+            behind D with zeros.
+        bias: (V, 4) float32: b, G_b, d, G_d.
+        cells: (N, 4) int32: row, column, and the bits of float32 log count and weight.
+        blocks: (B, 2) int64: first cell and number of cells, in the order in which to train them.
+        rounds: (R + 1,) int64, from 0 to B: the first block of each round. Blocks of one round run at the same time: if
+            they share no word, any number of threads gives the same bits.
+        lr: the learning rate.
+        begin, end: the part to train of the cells in that order.
+        threads: at least 1.
+
+    Returns:
+        ``weight * diff ** 2 / 2`` summed over nonzeros in float64, and the number of nonzeros.
+
+    Equivalent in NumPy: :func:`w2v_ext.reference.train_glove_`.
+    """
+    loss, nonzeros = _call(_ops.train_glove_, table, bias, cells, blocks, rounds, lr, begin, end, threads).tolist()
+    return loss, int(nonzeros)
+
+
+def train_glove_cuda_(
+    table: Tensor,
+    bias: Tensor,
+    sums: Tensor,
+    bad: Tensor,
+    cells: Tensor,
+    firsts: Tensor,
+    starts: Tensor,
+    *,
+    lr: float,
+    begin: int,
+    end: int,
+    cells_in_flight: int,
+) -> None:
+    """Train as :func:`train_glove_` does, on CUDA: queued on the current stream, without waiting for the device.
+
+    With one cell in flight the result is the CPU's to rounding. With more, cells do not see what the others have not
+    added yet, and the order of additions, so the last bits, differ from run to run.
+
+    Args:
+        table, bias, cells: as in :func:`train_glove_`, on the device.
+        sums: (2,) float64, grows by loss and nonzeros.
+        bad: (1,) int64, falls to the first place whose cell has a word that is out of range; such cells are left out.
+        firsts, starts: (B,) and (B + 1,) int64: block b begins with cell ``firsts[b]``, and its places in the order of
+            training are ``starts[b]`` to ``starts[b + 1]``.
+        lr, begin, end: as in :func:`train_glove_`.
+        cells_in_flight: warps at work, each on a cell.
+    """
+    _call(
+        _ops.train_glove_cuda_,
+        *(table, bias, sums, bad, cells, firsts, starts, lr, begin, end, cells_in_flight),
+    )
+
+
 def has_cuda_kernels() -> bool:
     """Whether the CUDA kernels were built and loaded (a CUDA device may still be missing)."""
     return torch._C._dispatch_has_kernel_for_dispatch_key("w2v_ext::train_sgns_cuda_", "CUDA")

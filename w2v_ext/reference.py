@@ -280,3 +280,52 @@ def train_sgns_(
                 u += np.outer(coef[m], v)
             np.add.at(out_weight, outputs, u - before)
     return loss, pairs, words
+
+
+def cooccurrences(ids: np.ndarray, vocab_size: int, window: int) -> np.ndarray:
+    """As :func:`w2v_ext.cooccurrence.count_cooccurrences`: the (V, V) matrix in float64, by looking at every pair."""
+    counts = np.zeros((vocab_size, vocab_size))
+    for i, center in enumerate(ids):
+        for j in range(i + 1, min(i + window + 1, len(ids))):
+            if center < 0 or ids[j] < 0:
+                break
+            counts[center, ids[j]] += 1 / (j - i)
+            counts[ids[j], center] += 1 / (j - i)
+    return counts
+
+
+def train_glove_(
+    table: np.ndarray, bias: np.ndarray, cells: np.ndarray, *, x_max: float, alpha: float, lr: float
+) -> tuple[float, int]:
+    """As :func:`w2v_ext.ops.train_glove_` over cells in this order, in float64.
+
+    Args:
+        table: (4, V, D): w, G_w, c, G_c, updated in place.
+        bias: (4, V): b, G_b, d, G_d, updated in place.
+        cells: rows (row, column, count).
+        x_max, alpha: the weight of a count x is ``min(1, (x / x_max) ** alpha)``.
+        lr: the learning rate.
+
+    Returns:
+        ``weight * diff ** 2 / 2`` summed over nonzeros, and the number of nonzeros.
+    """
+    (w, w_squares, c, c_squares), (b, b_squares, d, d_squares) = table, bias
+    loss, nonzeros = 0.0, 0
+
+    def adagrad(value: np.ndarray, squares: np.ndarray, i: int, step: np.ndarray | float) -> None:
+        value[i] -= step / np.sqrt(1 + squares[i])
+        squares[i] += step**2
+
+    for row, column, count in cells:
+        for i, j in ((row, column), (column, row))[: 1 + (row != column)]:
+            diff = w[i] @ c[j] + b[i] + d[j] - np.log(count)
+            weight = min(1.0, (count / x_max) ** alpha)
+            loss += weight * diff**2 / 2
+            nonzeros += 1
+            step = lr * weight * diff
+            to_w, to_c = step * c[j], step * w[i]
+            adagrad(w, w_squares, i, to_w)
+            adagrad(c, c_squares, j, to_c)
+            adagrad(b, b_squares, i, step)
+            adagrad(d, d_squares, j, step)
+    return loss, nonzeros

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,15 +52,21 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig
     """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
+    finder.add_argument("--model")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for i, flag in enumerate(arguments):
         if flag == "--resume" and arguments[i + 1 : i + 2] not in (["auto"], ["yes"], ["no"]):
             arguments[i] = "--resume=yes"
     finder.add_argument("--continue-from", "--continue_from")
     given, _ = finder.parse_known_args(arguments)
-    base = settings_of(given.continue_from) if given.continue_from else TrainConfig()
+    models = typing.get_args(typing.get_type_hints(TrainConfig)["model"])
+    model = {"model": given.model} if given.model in models else {}  # another one is an error of the parser below
     if given.config:
-        base = TrainConfig.from_file(given.config)
+        base = TrainConfig.from_file(given.config, **model)
+    elif given.continue_from:
+        base = settings_of(given.continue_from)
+    else:
+        base = TrainConfig.from_dict(model)
     tyro = import_package("tyro", "tyro", "for the command line (from Python, w2v_ext.Trainer does without)")
     line = tyro.cli(
         tyro.conf.FlagCreatePairsOff[CommandLine],
@@ -148,6 +155,8 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _
     )
     if began_with:
         report.line(began_with)
+    if trainer.method.prepared:
+        report.line(trainer.method.prepared)
     if resume == "yes" or (resume == "auto" and trainer.resume_if_possible(directory)):
         if resume == "yes":
             trainer.load_checkpoint(directory)

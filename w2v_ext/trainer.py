@@ -86,6 +86,8 @@ class Trainer:
         if len(vocab) - vocab.num_specials < 2:
             raise ValueError(f"corpus: expected at least two words in the vocabulary, got {len(vocab)}")
         self.corpus, self.config, self.state = corpus, config, TrainState()
+        if config.model == "glove" and num_ranks() > 1:
+            raise TrainingError(f"model: glove trains in one process, got {num_ranks()}; use --threads")
         self.method = make_method(corpus, config)
         if start is not None:
             self.method = start(self.method, corpus.ids)
@@ -132,6 +134,8 @@ class Trainer:
     @property
     def lr(self) -> float:
         """The learning rate at this point of the run."""
+        if self.method.constant_lr:
+            return self.config.lr
         done = (self.state.epoch + self.state.position / max(self.method.length, 1)) / self.config.epochs
         return self.config.lr * max(1 - done, 1e-4)
 

@@ -31,6 +31,7 @@ namespace w2v::W2V_ISA {
 #include "subword_kernel.h"
 #include "classify_gather.h"
 #include "classify_kernel.h"
+#include "glove_kernel.h"
 #include "loss_kernel.h"
 #include "optim_kernel.h"
 
@@ -45,6 +46,7 @@ const KernelTable table = {
     merge_rows,
     train_lines,
     answer_lines,
+    train_glove,
     loss_kernels<float>(),
     loss_kernels<double>(),
     loss_kernels<torch::headeronly::BFloat16>(),

@@ -100,6 +100,26 @@ struct ClassifyAnswer {
   float* probabilities;
 };
 
+// ---- GloVe ----------------------------------------------------------------------------------------------------------
+
+struct GloveCell {
+  uint32_t row, column;
+  float log_count, weight;  // weight = min(1, (count / x_max)^alpha)
+};
+
+struct GloveParams {
+  float* table;         // (V, 4, padded): w, the sums of its squared steps, c, and theirs; 64-byte aligned
+  float* bias;          // (V, 4): the same of the biases
+  int64_t padded;       // D, rounded up to a multiple of 16
+  uint32_t vocab_size;  // V
+  float lr;
+};
+
+struct GloveStats {
+  double loss = 0;       // summed over nonzeros: weight * diff^2 / 2
+  int64_t nonzeros = 0;  // a cell beside the diagonal is two
+};
+
 // ---- the autograd path: losses, coefficients and gradients of a batch ----------------------------------------------
 
 // One batch, its indices checked and laid side by side: row b of `index` holds the P positives, then the K negatives.
@@ -217,6 +237,7 @@ struct KernelTable {
   void (*train_lines)(const ClassifyParams&, const ClassifyTraining&, int64_t begin, int64_t end, ClassifyStats*);
   // answers lines [begin, end)
   void (*answer_lines)(const ClassifyParams&, const ClassifyAnswer&, int64_t begin, int64_t end);
+  void (*train_glove)(const GloveParams&, const GloveCell*, int64_t count, GloveStats*);
   LossKernels<float> f32;
   LossKernels<double> f64;
   LossKernels<torch::headeronly::BFloat16> bf16;

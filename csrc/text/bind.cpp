@@ -9,8 +9,10 @@
 #include <cstring>
 
 #include "bind_lines.h"
+#include "bind_counts.h"
 #include "bind_rows.h"
 #include "builder.h"
+#include "tick.h"
 
 namespace py = pybind11;
 using namespace w2v::text;
@@ -24,14 +26,6 @@ Mode mode_of(const std::string& name) {
   if (name == "items") return Mode::kItems;
   if (name == "ascii") return Mode::kAscii;
   throw py::value_error("tokenizer: expected whitespace, word, char, items or ascii, got " + name);
-}
-
-Tick tick_for(const py::object& progress) {
-  return [&progress](uint64_t n) {
-    const py::gil_scoped_acquire gil;
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-    if (!progress.is_none()) progress(n);
-  };
 }
 
 std::unique_ptr<Builder> make_builder(const std::string& tokenizer, bool lowercase, bool replace_errors,
@@ -123,6 +117,7 @@ PYBIND11_MODULE(_text, m) {
   m.attr("MAX_TOKEN_BYTES") = TokenizerOptions().max_token_bytes;
   bind_rows(m);
   bind_lines(m);
+  bind_counts(m);
 
   static py::exception<SourceError> text_error(m, "TextError", PyExc_ValueError);
   py::register_exception_translator([](std::exception_ptr p) {

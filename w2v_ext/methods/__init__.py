@@ -13,11 +13,12 @@ from .base import Method, TrainingError, hottest_share
 from .cbow import Cbow, HierarchicalSoftmax
 from .cuda_epoch import CudaEpoch, choose_device
 from .cuda_family import CudaFamily
+from .glove import Glove
 from .skipgram import CorpusMethod, SkipGram
 from .softmax import FullSoftmax
 from .subword import FastText
 
-__all__ = ["CorpusMethod", "FastText", "Method", "SkipGram", "TrainingError", "hottest_share", "make_method"]
+__all__ = ["CorpusMethod", "FastText", "Glove", "Method", "SkipGram", "TrainingError", "hottest_share", "make_method"]
 
 
 def make_method(corpus: Corpus, config: TrainConfig) -> Method:
@@ -36,7 +37,7 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
             f"weight_dtype: expected float32 for model = {config.model} with loss = {config.loss}, got "
             f"{config.weight_dtype!r}"
         )
-    if config.model in ("fasttext", "fasttext-cbow") and config.loss != "ns":
+    if config.model in ("fasttext", "fasttext-cbow", "glove") and config.loss != "ns":
         raise ValueError(f"loss: expected ns for model = {config.model}, got {config.loss!r}")
     if config.loss == "softmax":
         return FullSoftmax(corpus, config, device)
@@ -44,6 +45,10 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
         raise TrainingError(f"weight_dtype: {config.weight_dtype} is for training on cuda, got a CPU to train on")
     if config.model in ("fasttext", "fasttext-cbow"):
         return FastText(corpus, config)
+    if config.model == "glove":
+        if config.device == "cuda":
+            raise TrainingError("device: glove trains on the CPU, got cuda; use --device cpu")
+        return Glove(corpus, config)
     if device.type == "cuda":
         on_device = _start_cuda(corpus, config, device)
         if on_device is not None:

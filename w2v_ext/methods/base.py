@@ -25,11 +25,15 @@ class Method:
             among them.
         length: positions of an epoch: ids of the corpus, or other things to learn from.
         device: where the weights are.
+        constant_lr: whether the learning rate stays what it is, and does not fall linearly over the run.
+        prepared: what was made of the corpus before training, in words, where that is worth a line.
     """
 
     weights: dict[str, Tensor]
     length: int
     device: torch.device = torch.device("cpu")
+    constant_lr: bool = False
+    prepared: str = ""
     sorted_tables: frozenset[str] = frozenset({"in_weight", "out_weight"})  # those whose rows go by frequency
     part: int | None = None  # positions to train at a time; None: as the clock says
     writes: bool = True  # files: of several processes one does

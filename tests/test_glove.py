@@ -1,0 +1,436 @@
+"""GloVe: counts against a count of every pair, the kernel against NumPy in float64, and what training promises."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from w2v_ext import KeyedVectors, TrainConfig, Trainer, corpus_from_sequences, ops, prepare_corpus, reference, train
+from w2v_ext.cooccurrence import CELL, count_cooccurrences
+from w2v_ext.methods import glove
+from w2v_ext.methods.glove import Glove, tile_borders, tournament
+from w2v_ext.synthetic import BUILTIN_CLASSES, write_builtin_corpus
+from w2v_ext.tables import padded_weight
+from w2v_ext.trainer import TrainingError
+
+
+def exact_counts(ids, vocab_size, window):
+    """(V, V) float32: every pair of places, in integers; distances one by one, so that long corpora are quick too."""
+    unit = math.lcm(*range(1, window + 1))
+    total = np.zeros(vocab_size * vocab_size, np.int64)
+    ids = np.asarray(ids, np.int64)
+    broken = ids < 0
+    for distance in range(1, min(window, len(ids) - 1) + 1):
+        a, b = ids[:-distance], ids[distance:]
+        ends = np.cumsum(broken)
+        same = ~broken[:-distance] & (ends[:-distance] == ends[distance:])
+        pairs = a[same] * vocab_size + b[same]
+        total += np.bincount(pairs, minlength=len(total)) * (unit // distance)
+    total = total.reshape(vocab_size, vocab_size)
+    return ((total + total.T) / unit).astype(np.float32)
+
+
+def dense(counts):
+    matrix = np.zeros((counts.vocab_size, counts.vocab_size), np.float32)
+    rows, columns, values = counts.to_coo()
+    matrix[rows, columns] = values
+    return matrix
+
+
+def ids_of(sentences):
+    return np.array([word for sentence in sentences for word in [*sentence, -1]], np.int32)
+
+
+def zipf_ids(rng, words, vocab_size):
+    ids = np.minimum(rng.zipf(1.2, words) - 1, vocab_size - 1).astype(np.int32)
+    ids[rng.random(words) < 0.05] = -1
+    ids[-1] = -1
+    return ids
+
+
+# ---- counting --------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.lists(st.integers(0, 11), max_size=30), min_size=1, max_size=8),
+    st.integers(1, 22),
+    st.integers(1, 4),
+)
+def test_counts_are_exact(sentences, window, threads):
+    ids = ids_of(sentences)
+    with count_cooccurrences(ids, vocab_size=12, window=window, threads=threads) as counts:
+        assert np.array_equal(dense(counts), exact_counts(ids, 12, window))
+        assert counts.nnz == np.count_nonzero(dense(counts)) == len(counts) == len(list(counts))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_counts_are_exact_when_they_spill(threads):
+    rng = np.random.default_rng(7)
+    ids = zipf_ids(rng, 150_000, 3000)
+    expected = exact_counts(ids, 3000, 10)
+    with count_cooccurrences(ids, vocab_size=3000, memory=1 << 20, threads=threads) as counts:
+        assert counts.runs > threads and counts.spilled_bytes > 1 << 20
+        assert np.array_equal(dense(counts), expected)
+    with count_cooccurrences(ids, vocab_size=3000, threads=threads) as counts:
+        assert counts.runs == 0
+        assert np.array_equal(dense(counts), expected)
+
+
+def test_long_windows_are_rounded_only():
+    rng = np.random.default_rng(3)
+    ids = zipf_ids(rng, 5000, 50)
+    ids[ids < 0] = 0
+    ids[-1] = -1
+    with count_cooccurrences(ids, vocab_size=50, window=100, threads=2) as counts:
+        np.testing.assert_allclose(dense(counts), reference.cooccurrences(ids, 50, 100), rtol=1e-6)
+
+
+def test_words_of_one_sentence_by_hand():
+    with count_cooccurrences(ids_of([[0, 1, 0, 2], [2]]), vocab_size=4, window=2) as counts:
+        expected = {(0, 1): 2, (0, 0): 1, (1, 2): 0.5, (0, 2): 1}
+        assert {(min(i, j), max(i, j)): x for i, j, x in counts} == expected
+        cells = np.concatenate(list(counts.cells()))
+        assert cells.dtype == CELL and (cells["row"] >= cells["column"]).all()
+        assert counts.row_starts().tolist() == [0, 1, 2, 4, 4]
+
+
+def test_the_files_go(tmp_path):
+    counts = count_cooccurrences(ids_of([[0, 1]]), vocab_size=2, directory=tmp_path)
+    assert list(tmp_path.iterdir())
+    counts.close()
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(IndexError):
+        count_cooccurrences(ids_of([[0, 5]]), vocab_size=2, directory=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"window": 0}, ValueError, "window: expected an integer from 1 to 10000, got 0"),
+        ({"window": 1.5}, ValueError, "window: expected an integer from 1 to 10000, got 1.5"),
+        ({"memory": 1000}, ValueError, "memory: expected an integer from 1048576 "),
+        ({"threads": 0}, ValueError, "threads: expected an integer from 1 to 1024, got 0"),
+        ({"vocab_size": None}, ValueError, "vocab_size: expected the number of words beside ids, got None"),
+        ({"corpus": np.zeros(3)}, ValueError, r"corpus: expected ids of shape \(N,\) and dtype int32, got \(3,\)"),
+        ({"vocab_size": 1}, IndexError, "ids: word 1 at position 1 is out of range"),
+        ({"corpus": np.array([0, -2, -1], np.int32)}, IndexError, "ids: word -2 at position 1 is out of range"),
+    ],
+)
+def test_bad_arguments_of_counting(change, error, message):
+    arguments = {"corpus": ids_of([[0, 1]]), "vocab_size": 2, **change}
+    with pytest.raises(error, match=message):
+        count_cooccurrences(arguments.pop("corpus"), **arguments)
+
+
+def test_a_progress_that_raises_stops_counting(tmp_path):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        count_cooccurrences(
+            zipf_ids(np.random.default_rng(0), 1000, 50), vocab_size=50, directory=tmp_path, progress=stop
+        )
+    assert not list(tmp_path.iterdir())
+
+
+# ---- the kernel ------------------------------------------------------------------------------------------------------
+
+
+def make_tables(rng, vocab_size, dim):
+    """The same start for the kernel, and in float64 for the reference."""
+    padded = -(-dim // 16) * 16
+    table = padded_weight(vocab_size, 4 * padded).view(vocab_size, 4, padded)
+    bias = torch.zeros(vocab_size, 4)
+    table[:, 0::2, :dim] = torch.from_numpy(rng.uniform(-0.5, 0.5, (vocab_size, 2, dim)) / dim)
+    return table, bias, table[:, :, :dim].double().numpy().transpose(1, 0, 2).copy(), bias.double().numpy().T.copy()
+
+
+def make_cells(rng, vocab_size, count, x_max, alpha):
+    """(row, column, count) without repetitions, and as the kernel takes them."""
+    chosen = rng.permutation(vocab_size * (vocab_size + 1) // 2)[:count]
+    row = np.floor((np.sqrt(8 * chosen + 1) - 1) / 2).astype(np.int64)
+    column = chosen - row * (row + 1) // 2
+    x = rng.lognormal(1, 2, len(chosen)).astype(np.float32)
+    cells = np.empty((len(chosen), 4), np.int32)
+    cells[:, 0], cells[:, 1] = row, column
+    cells[:, 2] = np.log(x.astype(np.float64)).astype(np.float32).view(np.int32)
+    cells[:, 3] = np.minimum(1, (x / x_max) ** alpha).astype(np.float32).view(np.int32)
+    return [(int(i), int(j), float(v)) for i, j, v in zip(row, column, x, strict=True)], torch.from_numpy(cells)
+
+
+def one_block(cells):
+    return torch.tensor([[0, len(cells)]]), torch.tensor([0, 1])
+
+
+@pytest.mark.parametrize("dim", [1, 7, 16, 100, 129])
+def test_loss_and_weights_are_those_of_the_reference(dim):
+    rng = np.random.default_rng(dim)
+    cells, packed = make_cells(rng, 20, 150, 10.0, 0.75)
+    assert any(i == j for i, j, _ in cells)
+    table, bias, table64, bias64 = make_tables(rng, 20, dim)
+    for _ in range(10):
+        arguments = {"lr": 0.05, "begin": 0, "end": len(cells), "threads": 1}
+        loss, nonzeros = ops.train_glove_(table, bias, packed, *one_block(packed), **arguments)
+        expected, count = reference.train_glove_(table64, bias64, cells, x_max=10.0, alpha=0.75, lr=0.05)
+        assert nonzeros == count
+        assert abs(loss - expected) / expected < 1e-6
+    np.testing.assert_allclose(table[:, :, :dim].numpy().transpose(1, 0, 2), table64, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(bias.numpy().T, bias64, rtol=1e-6, atol=1e-6)
+    assert (table[:, :, dim:] == 0).all()
+
+
+KERNEL_OF_AN_ISA = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np, test_glove as t
+from w2v_ext import ops
+rng = np.random.default_rng(1)
+_, packed = t.make_cells(rng, 20, 150, 10.0, 0.75)
+table, bias, *_ = t.make_tables(rng, 20, 37)
+for _ in range(5):
+    loss, _ = ops.train_glove_(table, bias, packed, *t.one_block(packed), lr=0.05, begin=0, end=150, threads=1)
+print(ops.cpu_kernels(), loss, table.double().sum().item())
+"""
+
+
+def test_every_instruction_set_computes_the_same():
+    found = {}
+    for name in ("avx512", "avx2", "portable"):
+        done = subprocess.run(
+            [sys.executable, "-c", KERNEL_OF_AN_ISA, str(Path(__file__).parent)],
+            env={**os.environ, "W2V_EXT_CPU": name, "PYTHONPATH": str(Path(ops.__file__).parents[1])},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode and "a machine that has it" in done.stderr:
+            continue
+        kernels, loss, total = done.stdout.split()
+        found[kernels] = float(loss), float(total)
+    assert "portable" in found
+    for loss, total in found.values():
+        assert math.isclose(loss, found["portable"][0], rel_tol=1e-5)
+        assert math.isclose(total, found["portable"][1], rel_tol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"table": torch.ones(3, 4, 15)}, ValueError, r"table: expected contiguous, 64-byte aligned .* \(3, 4, 15\)"),
+        ({"bias": torch.ones(2, 4)}, ValueError, r"bias: expected .* with V = 3, got shape \(2, 4\)"),
+        (
+            {"cells": torch.zeros(2, 3, dtype=torch.int32)},
+            ValueError,
+            r"cells: expected .* \(N, 4\), got shape \(2, 3\)",
+        ),
+        ({"blocks": torch.tensor([[0, 3]])}, ValueError, "blocks: expected cells from 0 to 2, got 3 from 0"),
+        ({"rounds": torch.tensor([0, 2])}, ValueError, "rounds: expected to go from 0 to B = 1, got 0 to 2"),
+        ({"end": 3}, ValueError, "begin, end: expected 0 <= begin <= end <= 2, got 0 and 3"),
+        ({"lr": 0.0}, ValueError, "lr: expected a positive number, got 0"),
+        ({"threads": 0}, ValueError, "threads: expected an integer from 1 to 4096, got 0"),
+        (
+            {"cells": torch.tensor([[2, 3, 0, 0], [0, 0, 0, 0]], dtype=torch.int32)},
+            IndexError,
+            "cells: word 3 is out of range for a table of 3 rows",
+        ),
+    ],
+)
+def test_bad_arguments_of_the_kernel(change, error, message):
+    arguments = {
+        "table": padded_weight(3, 64).view(3, 4, 16),
+        "bias": torch.ones(3, 4),
+        "cells": torch.zeros(2, 4, dtype=torch.int32),
+        "blocks": torch.tensor([[0, 2]]),
+        "rounds": torch.tensor([0, 1]),
+        **{"lr": 0.05, "begin": 0, "end": 2, "threads": 2},
+        **change,
+    }
+    with pytest.raises(error, match=message):
+        ops.train_glove_(**arguments)
+
+
+# ---- blocks and rounds -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_tiles", [1, 2, 3, 7, 8])
+def test_a_tournament_plays_every_block_once_and_no_tile_twice_a_round(num_tiles):
+    sizes = np.random.default_rng(num_tiles).integers(0, 5, num_tiles * (num_tiles + 1) // 2)
+    sizes[0] = 3
+    tiles_of = [(row, column) for row in range(num_tiles) for column in range(row + 1)]
+    first = (np.cumsum(sizes) - sizes).tolist()
+    block_at = {first[b]: b for b in range(len(sizes)) if sizes[b]}
+    orders = []
+    for epoch in range(3):
+        blocks, rounds = tournament(num_tiles, sizes, seed=1, epoch=epoch)
+        played = [block_at[cell] for cell in blocks[:, 0].tolist()]
+        orders.append(played)
+        assert sorted(played) == sorted(block_at.values())
+        assert blocks[:, 1].tolist() == sizes[played].tolist()
+        assert rounds[0] == 0 and rounds[-1] == len(played)
+        for begin, end in zip(rounds[:-1].tolist(), rounds[1:].tolist(), strict=True):
+            tiles = [tile for b in played[begin:end] for tile in set(tiles_of[b])]
+            assert len(tiles) == len(set(tiles))
+    assert num_tiles < 7 or orders[0] != orders[1] != orders[2]
+    again = tournament(num_tiles, sizes, seed=1, epoch=2)[0]
+    assert [block_at[cell] for cell in again[:, 0].tolist()] == orders[2]
+
+
+def test_tiles_have_every_word_and_few_cells(monkeypatch):
+    monkeypatch.setattr(glove, "_TILE_CELLS", 100)
+    starts = np.concatenate([[0], np.cumsum(np.random.default_rng(0).integers(0, 60, 5000))])
+    borders = tile_borders(starts, 100)
+    assert borders[0] == 0 and borders[-1] == 5000 and borders == sorted(set(borders))
+    for first, end in zip(borders, borders[1:], strict=False):
+        assert end - first == 1 or starts[end] - starts[first] <= 100
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    write_builtin_corpus(folder / "text.txt", sentences=15_000)
+    with prepare_corpus(folder / "text.txt", cache_dir=folder / "cache") as opened:
+        yield opened
+
+
+def config(tmp_path, **changes):
+    return TrainConfig.for_model(
+        "glove", **{"dim": 24, "epochs": 3, "threads": 1, "seed": 5, "cache_dir": str(tmp_path), **changes}
+    )
+
+
+def weights(trainer):
+    return {name: weight.clone() for name, weight in trainer.method.weights.items()}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_an_epoch_is_that_of_the_reference(corpus, tmp_path):
+    method = Glove(corpus, config(tmp_path, dim=10, x_max=20.0, alpha=0.5))
+    v = len(corpus.vocab)
+    table64 = method._table[:, :, :10].double().numpy().transpose(1, 0, 2).copy()
+    bias64 = method._biases.double().numpy().T.copy()
+    counts = exact_counts(corpus.ids, v, 10)
+    packed = method._cells.numpy()
+    blocks, _ = tournament(method._num_tiles, method._sizes, 5, 0)
+    order = np.concatenate([np.arange(first, first + count) for first, count in blocks.tolist()])
+    cells = [(i, j, float(counts[i, j])) for i, j in packed[order, :2].tolist()]
+    assert len(cells) == len(set(cells)) == np.count_nonzero(np.tril(counts)) == method.length
+    loss, nonzeros, words = method.train(0, 0, method.length)
+    expected, count = reference.train_glove_(table64, bias64, cells, x_max=20.0, alpha=0.5, lr=0.05)
+    assert nonzeros == count == method.nonzeros == np.count_nonzero(counts) and words == corpus.num_tokens
+    assert abs(loss - expected) / expected < 1e-6
+    np.testing.assert_allclose(method.weights["in_weight"].numpy(), table64[0], rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(method.weights["biases"].numpy().T, bias64, rtol=1e-5, atol=2e-6)
+
+
+def test_threads_and_cuts_change_no_bit(corpus, tmp_path):
+    whole = Glove(corpus, config(tmp_path))
+    expected = [whole.train(epoch, 0, whole.length) for epoch in range(2)]
+    parts = Glove(corpus, config(tmp_path, threads=3))
+    for epoch in range(2):
+        found, begin = np.zeros(3), 0
+        for end in (1, 1000, 1000, 7777, parts.length):
+            found += parts.train(epoch, begin, end)
+            begin = end
+        assert found[1:].tolist() == list(expected[epoch][1:])
+        assert math.isclose(found[0], expected[epoch][0], rel_tol=1e-12)
+    assert_same(whole.weights, parts.weights)
+
+
+class StopHere(Exception):
+    pass
+
+
+def test_a_resumed_run_ends_with_the_same_bits(corpus, tmp_path):
+    whole = Trainer(corpus, config(tmp_path)).fit()
+
+    def stop(trainer):
+        if trainer.state.epoch == 1:
+            trainer.save_checkpoint(tmp_path)
+            raise StopHere
+
+    with pytest.raises(StopHere):
+        Trainer(corpus, config(tmp_path)).fit(on_progress=stop)
+    resumed = Trainer(corpus, config(tmp_path))
+    resumed.load_checkpoint(tmp_path)
+    resumed.fit()
+    assert_same(weights(whole), weights(resumed))
+    assert whole.state.losses == resumed.state.losses
+    assert whole.lr == 0.05 and whole.state.losses == sorted(whole.state.losses, reverse=True)
+    with pytest.raises(ValueError, match="resume: setting 'x_max' has changed"):
+        Trainer(corpus, config(tmp_path, x_max=50.0)).load_checkpoint(tmp_path)
+
+
+def test_learns_the_planted_meaning(tmp_path):
+    write_builtin_corpus(tmp_path / "text.txt")
+    corpus = prepare_corpus(tmp_path / "text.txt", cache_dir=tmp_path)
+    vectors = Trainer(corpus, TrainConfig.for_model("glove", threads=2, cache_dir=str(tmp_path))).fit().keyed_vectors()
+    right = total = 0
+    for words in BUILTIN_CLASSES.values():
+        for word in words:
+            neighbours = [w for w, _ in vectors.most_similar(word, topn=5)]
+            right += sum(w in words for w in neighbours)
+            total += len(neighbours)
+    assert right / total > 0.9
+
+
+def test_sentences_of_one_word_are_an_error(tmp_path):
+    lonely = corpus_from_sequences([[1], [2], [1], [2]])
+    with pytest.raises(TrainingError, match="corpus: expected words that stand near each other"):
+        Trainer(lonely, config(tmp_path))
+
+
+def test_the_command_trains_and_saves_sums(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    write_builtin_corpus(text, sentences=3000)
+    arguments = [
+        "--model",
+        "glove",
+        "--corpus",
+        str(text),
+        "--dim",
+        "16",
+        "--epochs",
+        "2",
+        "--cache-dir",
+        str(tmp_path),
+    ]
+    assert train.main([*arguments, "--out", str(tmp_path / "sum")]) == 0
+    assert "nonzeros, window 10, ready in" in capsys.readouterr().out
+    assert train.main([*arguments, "--vectors", "in", "--out", str(tmp_path / "in")]) == 0
+    both, first = KeyedVectors.load(tmp_path / "sum"), KeyedVectors.load(tmp_path / "in")
+    config_written = json.loads((tmp_path / "sum" / "config.json").read_text())
+    assert config_written["lr"] == 0.05 and config_written["window"] == 10 and config_written["epochs"] == 2
+    metrics = json.loads((tmp_path / "sum" / "metrics.json").read_text())
+    assert metrics["nonzeros"] > 1000 and metrics["nonzeros_per_second"] > 0
+    from safetensors.numpy import load_file
+
+    context = load_file(tmp_path / "in" / "model.safetensors")["out_weight"]
+    np.testing.assert_allclose(both.vectors, first.vectors + context, rtol=1e-6, atol=1e-7)
+    assert not list((tmp_path / "counts").iterdir())  # counts and cells are gone
+    assert train.main([*arguments, "--x-max", "0", "--out", str(tmp_path / "bad")]) == 2
+    assert "x_max: expected a number > 0, got 0" in capsys.readouterr().err
+
+
+def test_a_config_file_gets_the_defaults_of_its_model(tmp_path):
+    path = tmp_path / "glove.yaml"
+    path.write_text("model: glove\nwindow: 7\n")
+    read = TrainConfig.from_file(path)
+    assert (read.window, read.lr, read.epochs) == (7, 0.05, 20)
+    assert TrainConfig.from_dict({}).lr == 0.025
