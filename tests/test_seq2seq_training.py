@@ -94,7 +94,7 @@ def test_resumed_is_uninterrupted(files, tmp_path, name):
     last.load_state()
     last.fit()
     assert torch.equal(weights(last), weights(whole))
-    strip = lambda entry: {k: v for k, v in entry.items() if k != "seconds"}  # noqa: E731
+    strip = lambda entry: {k: v for k, v in entry.items() if "seconds" not in k}  # noqa: E731
     assert [strip(e) for e in last.state.history] == [strip(e) for e in whole.state.history]
     a, b = (load_tensors(tmp_path / side / MODEL)[0] for side in "ab")
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
@@ -201,9 +201,14 @@ def test_averaging(files, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("snapshot-*"))
 
 
-def test_minutes(files, tmp_path):
-    trainer = make_trainer(settings(files, tmp_path, epochs=1000, max_minutes=1e-5, average=1)).fit()
+@pytest.mark.parametrize("limit", ["max_minutes", "max_cpu_minutes"])
+def test_minutes(files, tmp_path, monkeypatch, limit):
+    # The other clock stands still, so that each limit is seen to count its own.
+    other = "process_time" if limit == "max_minutes" else "perf_counter"
+    monkeypatch.setattr(training_module.time, other, lambda: 0.0)
+    trainer = make_trainer(settings(files, tmp_path, epochs=1000, average=1, **{limit: 1e-6})).fit()
     assert trainer.state.step == 1 and len(trainer.state.history) == 1
+    assert (trainer.state.seconds > 0) == (limit == "max_minutes") != (trainer.state.cpu_seconds > 0)
     assert (tmp_path / MODEL).exists() and (tmp_path / LAST).exists()
 
 
@@ -320,6 +325,7 @@ def test_damaged_models(files, tmp_path):
         ({"lr": float("nan")}, "lr: expected a number > 0, got nan"),
         ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\), got 1.0"),
         ({"teacher_forcing": 2}, "teacher_forcing: expected a number between 0 and 1, got 2.0"),
+        ({"max_cpu_minutes": -1}, "max_cpu_minutes: expected a number >= 0, got -1.0"),
         ({"clip": -1}, "clip: expected a number >= 0, got -1.0"),
         ({"decay": 1}, "decay: expected a number between 0 and 1, got 1.0"),
         ({"columns": (1, 1)}, "columns: expected two different places >= 1"),

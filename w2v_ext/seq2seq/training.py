@@ -40,6 +40,7 @@ class TrainState:
     tokens: int = 0  # target tokens trained on, in all
     seconds: float = 0.0  # of training and validation
     train_seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of training and validation, all threads
     lr_factor: float = 1.0  # of the plateaus so far
     bad_validations: int = 0  # since the last improvement
     since_decay: int = 0
@@ -175,7 +176,7 @@ class Seq2SeqTrainer:
             TrainingError: the loss or a gradient is no longer finite; weights are as before the step.
         """
         state, config = self.state, self.config
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         group = self.batches()[state.batch : state.batch + config.accumulate]
         batches = [make_batch(self.text.train, rows) for rows in group]
         tokens = sum(batch.num_tokens for batch in batches)
@@ -204,6 +205,7 @@ class Seq2SeqTrainer:
         seconds = time.perf_counter() - started
         state.seconds += seconds
         state.train_seconds += seconds
+        state.cpu_seconds += time.process_time() - cpu_started
         return tokens
 
     def _diverged(self, what: str) -> None:
@@ -222,7 +224,7 @@ class Seq2SeqTrainer:
         on_step: Callable[[Seq2SeqTrainer, int], None] | None = None,
         on_validation: Callable[[Seq2SeqTrainer, Validation], None] | None = None,
     ) -> Seq2SeqTrainer:
-        """Train to the last epoch, to the limit of minutes, or until validation no longer improves.
+        """Train to the last epoch, to a limit of minutes, or until validation no longer improves.
 
         Args:
             on_step: called after each step with this trainer and the step's target tokens.
@@ -273,7 +275,8 @@ class Seq2SeqTrainer:
         return self.state.epoch >= self.config.epochs or bool(stopped) or self._out_of_time()
 
     def _out_of_time(self) -> bool:
-        return bool(self.config.max_minutes) and self.state.seconds >= 60 * self.config.max_minutes
+        limits = (self.config.max_minutes, self.state.seconds), (self.config.max_cpu_minutes, self.state.cpu_seconds)
+        return any(minutes and seconds >= 60 * minutes for minutes, seconds in limits)
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         if self._stop:  # the second Ctrl-C does not wait for the step
@@ -282,9 +285,10 @@ class Seq2SeqTrainer:
 
     def _validate(self) -> Validation:
         state, config = self.state, self.config
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         result = validate(self.model, self.text, config, self.dtype)
         state.seconds += time.perf_counter() - started
+        state.cpu_seconds += time.process_time() - cpu_started
         if result.loss is not None and not math.isfinite(result.loss):
             self._diverged(f"the validation loss became {result.loss}")
         entry = {
@@ -295,6 +299,7 @@ class Seq2SeqTrainer:
             "bleu": result.bleu,
             "lr": self.lr(),
             "seconds": state.seconds,
+            "cpu_seconds": state.cpu_seconds,
         }
         best = self._best_score()
         state.history.append(entry)
