@@ -6,8 +6,9 @@
 
 `multi30k`: German to English, task 1; `--data` holds {train,val,test_2016_flickr}.{de,en}.gz. Every run is trained for
 at most `--cpu-minutes` of processor time, all threads and validation included, which unlike wall time does not depend
-on what else the machine does; the best model by BLEU on val is tested on test_2016_flickr. `tatoeba`: English to Chinese and back, from the TSV file of manythings.org, split by the library's fixed hash of the source side,
-with and without vectors trained by this library (those of each language from its side of the training text, or from
+on what else the machine does; the best model by BLEU on val is tested on test_2016_flickr. `tatoeba`: English to
+Chinese and back, from the TSV file of manythings.org, split by the library's fixed hash of the source side, with and
+without vectors trained by this library (those of each language from its side of the training text, or from
 `--en-vectors`, a model directory). Each run is the command line `python -m w2v_ext.seq2seq train --config FILE`; the
 files stay in `--work`. Runs that are in `--out` already are not repeated. With `--slice` the run at hand is stopped
 after so many seconds of it, and goes on exactly, bit by bit, with the same command (exit status 3 means: not finished).
@@ -31,7 +32,7 @@ COMMON = {
     "tokenizer": "bpe", "subword_vocab": 6000, "joint": True, "lowercase": True, "tied": True, "share_embeddings": True,
     "bidirectional": True, "embed_size": 256, "hidden_size": 512, "dropout": 0.4, "embed_dropout": 0.3,
     "word_dropout": 0.05, "label_smoothing": 0.1,
-    "batch_tokens": 1600, "lr": 2e-3, "warmup": 300, "schedule": "cosine", "epochs": 48, "average": 5,
+    "batch_tokens": 1600, "lr": 2e-3, "warmup": 300, "schedule": "cosine", "epochs": 30, "average": 5,
 }  # fmt: skip
 ATTENTION = {**COMMON, "attention": "luong"}
 NO_ATTENTION = {**COMMON, "attention": "none", "context": "mean"}
