@@ -10,6 +10,8 @@ from w2v_ext.seq2seq import chunked_cross_entropy, sampled_loss
 from w2v_ext.seq2seq import reference as seq2seq_reference
 from w2v_ext.seq2seq.loss import chunk_rows, set_noise_bias
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def make(rows=37, size=5, vocab=13, dtype=torch.float64, ignored=9):
     generator = torch.Generator().manual_seed(0)

@@ -16,6 +16,8 @@ from w2v_ext.seq2seq.training import choose_precision
 from w2v_ext.seq2seq.validation import bleu_tokenizer
 from w2v_ext.trainer import Interrupted, TrainingError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DIGITS = "zero one two three four five six seven eight nine".split()
 
 
