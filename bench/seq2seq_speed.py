@@ -4,15 +4,15 @@
     python bench/seq2seq_speed.py decoder --out bench/results/seq2seq-decoder-cpu.json
 
 `loss`: chunked cross-entropy (label smoothing 0.1) beside ``F.cross_entropy(F.linear(...))``, forward and backward,
-2,048 rows of 512 numbers, for vocabularies of 10,000, 50,000 and 200,000 (`--vocabs`, `--precisions` for some of them:
-what is measured joins what `--out` holds). Each side and vocabulary runs in a process of its own; memory is the peak of
+2,048 rows of 512 numbers, for vocabularies of 10,000, 50,000 and 200,000. Each side and vocabulary runs in a process of its own; memory is the peak of
 the resident set (on CUDA: of the allocator) above what it was before the first step.
 
 `decoder`: training steps (forward, backward, clipping, Adam) of an attention model, 6,000 words, 512 units, batches of
 128 pairs of 8 to 16 tokens, beside the same layers in the usual loop: packed encoder, one LSTM call, one attention and
 one output layer a step, dropout of PyTorch, plain cross-entropy. Both sides take turns, in the same process.
 
-Results are checked to be equal before anything is timed.
+`--vocabs` and `--precisions` choose some of the rows; what is measured joins what `--out` holds. Results are checked to
+be equal before anything is timed.
 """
 
 from __future__ import annotations
@@ -214,8 +214,8 @@ def make_batches(count: int, vocab: int, device: str) -> list[tuple]:
     return batches
 
 
-def bench_decoder(device: str, rounds: int) -> dict:
-    """Both sides in turns, for both precisions."""
+def bench_decoder(device: str, rounds: int, precisions: list[str]) -> dict:
+    """Both sides in turns."""
     vocab, rows = 6000, []
     batches = make_batches(8, vocab, device)
     exact = make_model(0.0, vocab, device)
@@ -226,7 +226,7 @@ def bench_decoder(device: str, rounds: int) -> dict:
         for x, y in zip(torch.autograd.grad(a, leaves), torch.autograd.grad(b, leaves), strict=True):
             torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-6)
     tokens = statistics.fmean(int((batch[3] != 0).sum()) for batch in batches)
-    for precision in ("float32", "bfloat16"):
+    for precision in precisions:
         seconds: dict[str, list[float]] = {"plain": [], "one_call": []}
         steps = {}
         for side in seconds:
@@ -287,13 +287,13 @@ def main() -> None:
         return
     if args.what == "loss":
         result = bench_loss(args.device, args.rounds, args.vocabs, args.precisions)
-        if args.out and args.out.exists():
-            key = lambda row: (row["precision"], row["vocab"])  # noqa: E731
-            new = {key(row) for row in result["results"]}
-            result["results"] += [row for row in json.loads(args.out.read_text())["results"] if key(row) not in new]
-            result["results"].sort(key=key)
     else:
-        result = bench_decoder(args.device, args.rounds)
+        result = bench_decoder(args.device, args.rounds, args.precisions)
+    if args.out and args.out.exists():
+        key = lambda row: (row["precision"], row.get("vocab", 0))  # noqa: E731
+        new = {key(row) for row in result["results"]}
+        result["results"] += [row for row in json.loads(args.out.read_text())["results"] if key(row) not in new]
+        result["results"].sort(key=key)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"machine": machine(args.device), **result}, indent=1) + "\n")

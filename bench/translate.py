@@ -32,21 +32,20 @@ COMMON = {
     "tokenizer": "bpe", "subword_vocab": 6000, "joint": True, "lowercase": True, "tied": True, "share_embeddings": True,
     "bidirectional": True, "embed_size": 256, "hidden_size": 512, "dropout": 0.4, "embed_dropout": 0.3,
     "word_dropout": 0.05, "label_smoothing": 0.1,
-    "batch_tokens": 1600, "lr": 2e-3, "warmup": 300, "schedule": "cosine", "epochs": 30, "average": 5,
+    "batch_tokens": 1600, "lr": 2e-3, "warmup": 300, "schedule": "cosine", "epochs": 14, "average": 5,
 }  # fmt: skip
-ATTENTION = {**COMMON, "attention": "luong"}
+ATTENTION = {**COMMON, "attention": "luong", "epochs": 12}
 NO_ATTENTION = {**COMMON, "attention": "none", "context": "mean"}
 
 # What each ingredient brings: run upon run, all with the same few epochs.
-SHORT = {"epochs": 8, "average": 1}
+SHORT = {"epochs": 3, "average": 1}
 WORDS = {
     **COMMON, **SHORT, "tokenizer": "word", "min_count": 2, "joint": False, "share_embeddings": False, "tied": False,
-    "attention": "none", "bidirectional": False, "label_smoothing": 0.0, "word_dropout": 0.0,
+    "attention": "none", "bidirectional": False,
 }  # fmt: skip
 SUBWORDS = {**WORDS, "tokenizer": "bpe", "joint": True, "min_count": 1}
 TIED = {**SUBWORDS, "tied": True, "share_embeddings": True}
 BOTH_WAYS = {**TIED, "bidirectional": True}
-SMOOTHED = {**BOTH_WAYS, "label_smoothing": 0.1, "word_dropout": 0.05}
 MULTI30K = {
     "no-attention": NO_ATTENTION,
     "attention": ATTENTION,
@@ -54,7 +53,6 @@ MULTI30K = {
     "subwords": SUBWORDS,
     "tied": TIED,
     "both-ways": BOTH_WAYS,
-    "smoothed": SMOOTHED,
     "context": {**NO_ATTENTION, **SHORT},
     "luong": {**ATTENTION, **SHORT},
     "bahdanau": {**ATTENTION, **SHORT, "attention": "bahdanau"},
@@ -67,7 +65,7 @@ TATOEBA = {
     "tokenizer": "word", "lowercase": True, "attention": "luong", "bidirectional": True, "tied": True,
     "embed_size": 256, "hidden_size": 512, "dropout": 0.5, "embed_dropout": 0.4, "word_dropout": 0.1,
     "label_smoothing": 0.1, "min_count": 2,
-    "batch_tokens": 1200, "epochs": 16, "warmup": 300, "lr": 2e-3, "schedule": "cosine", "average": 5,
+    "batch_tokens": 1200, "epochs": 8, "warmup": 300, "lr": 2e-3, "schedule": "cosine", "average": 5,
 }  # fmt: skip
 TATOEBA_RUNS = {"en-zh": False, "zh-en": False, "en-zh-vectors": True, "zh-en-vectors": True}
 

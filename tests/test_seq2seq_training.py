@@ -3,16 +3,25 @@
 import dataclasses
 import math
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
 from w2v_ext.files import FormatError
-from w2v_ext.seq2seq import Seq2SeqConfig, Seq2SeqTrainer, build_model, load_model, prepare_text
+from w2v_ext.seq2seq import (
+    SearchOptions,
+    Seq2SeqConfig,
+    Seq2SeqTrainer,
+    Translator,
+    build_model,
+    load_model,
+    prepare_text,
+)
 from w2v_ext.seq2seq import training as training_module
 from w2v_ext.seq2seq.files import LAST, MODEL, load_tensors, save_text
 from w2v_ext.seq2seq.run import train
-from w2v_ext.seq2seq.training import choose_precision
+from w2v_ext.seq2seq.state import choose_precision
 from w2v_ext.seq2seq.validation import bleu_tokenizer
 from w2v_ext.trainer import Interrupted, TrainingError
 
@@ -50,8 +59,6 @@ def make_trainer(config):
     text = prepare_text(config)
     torch.manual_seed(config.seed)
     model = build_model(config, len(text.files.src_vocab), len(text.files.tgt_vocab))
-    from pathlib import Path
-
     Path(config.out).mkdir(exist_ok=True)
     save_text(Path(config.out), config, text.files)
     return Seq2SeqTrainer(model, text, config, config.out)
@@ -354,6 +361,19 @@ def test_float16_needs_cuda(files, tmp_path):
     with pytest.raises(ValueError, match="precision: expected float32, bfloat16 or auto on the CPU, got float16"):
         make_trainer(settings(files, tmp_path, precision="float16"))
     assert choose_precision("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and a CUDA build of PyTorch")
+@pytest.mark.parametrize("precision", ["float32", "auto", "float16"])
+def test_a_model_trained_on_cuda_translates_the_same_on_the_cpu(files, tmp_path, precision):
+    train(settings(files, tmp_path, epochs=60, lr=1e-2, dropout=0.0, device="cuda", precision=precision))
+    lines = Path(files["valid_src"]).read_text().splitlines()
+    texts = [
+        [found.text for found in Translator.load(tmp_path, SearchOptions(beam=3), device=device).translate(lines)]
+        for device in ("cuda", "cpu")
+    ]
+    assert texts[0] == texts[1] and len(set(texts[0])) > 1
 
 
 def test_bleu_tokenizers():
