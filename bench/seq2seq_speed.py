@@ -4,8 +4,8 @@
     python bench/seq2seq_speed.py decoder --out bench/results/seq2seq-decoder-cpu.json
 
 `loss`: chunked cross-entropy (label smoothing 0.1) beside ``F.cross_entropy(F.linear(...))``, forward and backward,
-2,048 rows of 512 numbers, for vocabularies of 10,000, 50,000 and 200,000. Each side and vocabulary runs in a process of its own; memory is the peak of
-the resident set (on CUDA: of the allocator) above what it was before the first step.
+2,048 rows of 512 numbers, for vocabularies of 10,000, 50,000 and 200,000. Each side and vocabulary runs in a process of
+its own; memory is the peak of the resident set (on CUDA: of the allocator) above what it was before the first step.
 
 `decoder`: training steps (forward, backward, clipping, Adam) of an attention model, 6,000 words, 512 units, batches of
 128 pairs of 8 to 16 tokens, beside the same layers in the usual loop: packed encoder, one LSTM call, one attention and
