@@ -12,13 +12,14 @@ its own; memory is the peak of the resident set (on CUDA: of the allocator) abov
 one output layer a step, dropout of PyTorch, plain cross-entropy. Both sides take turns, in the same process.
 
 `--vocabs` and `--precisions` choose some of the rows; what is measured joins what `--out` holds. Results are checked to
-be equal before anything is timed.
+be equal before anything is timed; `others` is the share of the processors that other programs took meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -49,6 +50,26 @@ def timed(step: Callable[[], object], device: str, rounds: int) -> list[float]:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return seconds
+
+
+class Others:
+    """The share of the machine's processor time that others took while this was open; None where it is not told."""
+
+    def __enter__(self) -> Others:
+        self._before = self._busy(), time.process_time(), time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        after = self._busy(), time.process_time(), time.perf_counter()
+        busy, own, now = (b - a for a, b in zip(self._before, after, strict=True))
+        self.share = max(0.0, busy - own) / (now * (os.cpu_count() or 1)) if busy else None
+
+    @staticmethod
+    def _busy() -> float:
+        if not Path("/proc/stat").exists():
+            return 0.0
+        ticks = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")  # all but idle and waiting for disks
 
 
 def spread(values: list[float]) -> dict:
@@ -111,9 +132,10 @@ def loss_worker(side: str, vocab: int, precision: str, device: str, rounds: int)
     loss = step().item()
     memory = (torch.cuda.max_memory_allocated() if device == "cuda" else resident()[1]) - before
     step()
-    seconds = timed(step, device, rounds)
+    with Others() as others:
+        seconds = timed(step, device, rounds)
     norms = [leaf.grad.double().norm().item() for leaf in leaves]
-    return {"loss": loss, "gradient_norms": norms, "bytes": memory, "seconds": spread(seconds)}
+    return {"loss": loss, "gradient_norms": norms, "bytes": memory, "seconds": spread(seconds), "others": others.share}
 
 
 def bench_loss(device: str, rounds: int, vocabs: list[int], precisions: list[str]) -> dict:
@@ -148,7 +170,8 @@ def bench_loss(device: str, rounds: int, vocabs: list[int], precisions: list[str
                 f"{precision:<9} V {vocab:>7,}: plain {plain['bytes'] / 2**20:7.0f} MiB "
                 f"{plain['seconds']['median'] * 1e3:7.1f} ms, chunked {chunked['bytes'] / 2**20:7.0f} MiB "
                 f"{chunked['seconds']['median'] * 1e3:7.1f} ms: {row['memory_ratio']:.2f} of the memory, "
-                f"{row['speedup']:.2f} times the speed",
+                f"{row['speedup']:.2f} times the speed "
+                f"(others took {plain['others'] or 0:.0%}, {chunked['others'] or 0:.0%})",
                 flush=True,
             )
     return {"rows": ROWS, "features": FEATURES, "results": rows}
@@ -234,20 +257,22 @@ def bench_decoder(device: str, rounds: int, precisions: list[str]) -> dict:
             optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0, fused=True)
             steps[side] = _step(side, model, optimizer, batches, precision, device)
             timed(steps[side], device, len(batches))  # every shape once
-        for _ in range(rounds):
-            for side, step in steps.items():
-                seconds[side] += [sum(timed(step, device, len(batches))) / len(batches)]
+        with Others() as others:
+            for _ in range(rounds):
+                for side, step in steps.items():
+                    seconds[side] += [sum(timed(step, device, len(batches))) / len(batches)]
         speedups = [a / b for a, b in zip(seconds["plain"], seconds["one_call"], strict=True)]
         row = {
             "precision": precision,
             "speedup": spread(speedups),
+            "others": others.share,
             **{side: spread([tokens / s for s in some]) for side, some in seconds.items()},
         }
         rows.append(row)
         print(
             f"{precision:<9} plain loop {row['plain']['median']:,.0f} tokens/s, one call "
             f"{row['one_call']['median']:,.0f} tokens/s: {row['speedup']['median']:.2f} times "
-            f"({row['speedup']['min']:.2f} to {row['speedup']['max']:.2f})",
+            f"({row['speedup']['min']:.2f} to {row['speedup']['max']:.2f}; others took {others.share or 0:.0%})",
             flush=True,
         )
     return {"vocab": vocab, "results": rows}
