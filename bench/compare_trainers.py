@@ -4,6 +4,9 @@
     python bench/compare_trainers.py --corpus imdb.txt --eval-dir eval --epochs 1 --sides gensim fasttext avx2 w2v_ext
 
 `avx2` is this library with its AVX-512 kernels switched off (W2V_EXT_CPU=avx2); fastText trains without subwords.
+`gensim-decay` is gensim with a learning rate that falls to the end in each thread: with `corpus_file`, each of its W
+threads counts its own sentences against all, so that within an epoch the rate falls by 1 / W of its way only. Over one
+epoch that is half as much learning again with W = 2; over five it hardly matters. (One epoch only.)
 
 Each side trains in a process of its own, in turns (A B A B ...), so that a drift of the machine meets both. Speed is
 raw words (in the vocabulary, before subsampling) per second of training wall time, without reading and vocabulary.
@@ -28,7 +31,9 @@ from pathlib import Path
 SETTINGS = {"dim": 100, "window": 5, "negative": 5, "sample": 1e-3, "min_count": 5, "lr": 0.025}
 
 
-def train_gensim(corpus: str, epochs: int, threads: int, seed: int, settings: dict, vectors: str) -> dict:
+def train_gensim(
+    corpus: str, epochs: int, threads: int, seed: int, settings: dict, vectors: str, min_alpha: float = 1e-4
+) -> dict:
     """Train gensim's skip-gram; its own rate excludes building the vocabulary."""
     from gensim.models import Word2Vec
 
@@ -40,6 +45,7 @@ def train_gensim(corpus: str, epochs: int, threads: int, seed: int, settings: di
         sample=settings["sample"],
         min_count=settings["min_count"],
         alpha=settings["lr"],
+        min_alpha=min_alpha,
         workers=threads,
         seed=seed,
     )
@@ -52,6 +58,14 @@ def train_gensim(corpus: str, epochs: int, threads: int, seed: int, settings: di
     seconds = time.perf_counter() - start
     model.wv.save_word2vec_format(vectors, binary=True)
     return {"words_per_second": words * epochs / seconds, "seconds": seconds}
+
+
+def train_gensim_decay(corpus: str, epochs: int, threads: int, seed: int, settings: dict, vectors: str) -> dict:
+    """Train gensim so that the rate of every thread ends where word2vec's does."""
+    if epochs != 1:
+        raise SystemExit("gensim-decay: expected --epochs 1")
+    end = settings["lr"] - threads * (settings["lr"] - 1e-4)  # a thread goes 1 / threads of the way to it
+    return train_gensim(corpus, epochs, threads, seed, settings, vectors, min_alpha=end)
 
 
 def train_w2v_ext(corpus: str, epochs: int, threads: int, seed: int, settings: dict, vectors: str) -> dict:
@@ -115,7 +129,13 @@ def train_fasttext(corpus: str, epochs: int, threads: int, seed: int, settings: 
     return {"words_per_second": int(sum(counts)) * epochs / seconds, "seconds": seconds}
 
 
-SIDES = {"gensim": train_gensim, "fasttext": train_fasttext, "avx2": train_w2v_ext, "w2v_ext": train_w2v_ext}
+SIDES = {
+    "gensim": train_gensim,
+    "gensim-decay": train_gensim_decay,
+    "fasttext": train_fasttext,
+    "avx2": train_w2v_ext,
+    "w2v_ext": train_w2v_ext,
+}
 ENVIRONMENT = {"avx2": {"W2V_EXT_CPU": "avx2"}}
 
 
@@ -177,6 +197,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=100)
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=["gensim", "w2v_ext"])
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--more", action="store_true", help="go on with the next seeds after those in --out")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     settings = {**SETTINGS, "dim": args.dim}
@@ -186,16 +207,25 @@ def main() -> None:
         return
 
     runs: dict[str, list[dict]] = {side: [] for side in args.sides}
+    shape = {**settings, "epochs": args.epochs, "threads": args.threads}
+    if args.more and args.out and args.out.exists():
+        earlier = json.loads(args.out.read_text())
+        here = machine()
+        changed = [key for key in here if key != "date" and earlier["machine"].get(key) != here[key]]
+        if earlier["settings"] != shape or set(earlier["runs"]) != set(runs) or changed:
+            raise SystemExit(f"more: {args.out} was made with other settings, sides or versions {changed}")
+        runs = earlier["runs"]
+    done = len(runs[args.sides[0]])
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(1, args.seeds + 1):
+        for seed in range(done + 1, done + args.seeds + 1):
             for side in args.sides:
                 vectors = str(Path(folder) / f"{side}-{seed}.bin")
                 worker = [*sys.argv, "--worker", json.dumps([side, seed, vectors])]
                 environment = {**os.environ, **ENVIRONMENT.get(side, {})}
-                done = subprocess.run(
+                output = subprocess.run(
                     [sys.executable, *worker], stdout=subprocess.PIPE, text=True, check=True, env=environment
                 )
-                run = {"seed": seed, **json.loads(done.stdout.splitlines()[-1])}
+                run = {"seed": seed, **json.loads(output.stdout.splitlines()[-1])}
                 if args.eval_dir:
                     run |= quality(vectors, args.eval_dir)
                 runs[side].append(run)
@@ -211,7 +241,7 @@ def main() -> None:
         summary[side] = {key: spread([r[key] for r in results]) for key in keys}
     report = {
         "machine": machine(),
-        "settings": {**settings, "epochs": args.epochs, "threads": args.threads},
+        "settings": shape,
         "summary": summary,
         "runs": runs,
     }

@@ -30,7 +30,7 @@ from quality import judge
 
 import w2v_ext
 from w2v_ext import reference
-from w2v_ext.cuda_epoch import choose_device
+from w2v_ext.methods.cuda_epoch import choose_device
 
 SETTINGS = {"window": 5, "negative": 5, "sample": 1e-3, "lr": 0.025, "epochs": 5}
 MIN_COUNT = 5

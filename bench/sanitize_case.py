@@ -10,7 +10,7 @@ import torch
 
 import w2v_ext
 from w2v_ext import ops
-from w2v_ext.cuda_epoch import device_weight
+from w2v_ext.methods.cuda_epoch import device_weight
 
 assert torch.cuda.is_available(), "sanitize_case: needs a CUDA device"
 generator = torch.Generator().manual_seed(0)

@@ -119,8 +119,8 @@ def test_training_step(benchmark, side, batch):
     for weight, want, start in zip(weights, expected, before, strict=True) if side != "sparse" else ():
         rounding = 2 * torch.finfo(torch.float32).eps * want.abs().max()
         assert (weight.detach() - want).abs().max() < 2e-3 * (want - start).abs().max() + rounding
+    benchmark.pedantic(step, rounds=25 if batch < 10_000 else 9, warmup_rounds=5, iterations=1)
     benchmark.extra_info.update(examples=batch, threads=torch.get_num_threads(), peak_bytes=peak_bytes(side, batch))
-    benchmark.pedantic(step, rounds=9, warmup_rounds=2, iterations=1)
 
 
 if __name__ == "__main__":

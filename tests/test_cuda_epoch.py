@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from w2v_ext import TrainConfig, Trainer, corpus_from_sequences, cuda_epoch, ops
-from w2v_ext import trainer as trainer_module
-from w2v_ext.cuda_epoch import choose_device, default_sentences_in_flight, device_weight, sentence_start
+from w2v_ext import TrainConfig, Trainer, corpus_from_sequences, methods, ops
+from w2v_ext.methods import cuda_epoch
+from w2v_ext.methods.cuda_epoch import choose_device, default_sentences_in_flight, device_weight, sentence_start
 from w2v_ext.trainer import TrainingError
 
 
@@ -148,8 +148,8 @@ def test_a_device_that_is_too_small(monkeypatch, failure):
     def fail(*_):
         raise failure
 
-    monkeypatch.setattr(trainer_module, "choose_device", lambda _: torch.device("cuda", 0))
-    monkeypatch.setattr(trainer_module, "CudaEpoch", fail)
+    monkeypatch.setattr(methods, "choose_device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr(methods, "CudaEpoch", fail)
     corpus = corpus_from_sequences([[1, 2, 3]] * 20)
     wanted = (TrainingError, "3 words x 8 do not fit cuda:0") if failure.args[0][0] == "C" else (ValueError, "dim, win")
     for changes in ({"device": "cuda"}, {"device": "auto", "weight_dtype": "bfloat16"}):

@@ -21,8 +21,9 @@ from test_loss import DTYPES, TOLERANCE, make_batch
 from test_sgns_kernel import make_case, train
 from test_trainer import config, weights
 
-from w2v_ext import Trainer, corpus_from_sequences, cuda_epoch, ops, reference
-from w2v_ext.cuda_epoch import CudaEpoch, device_weight
+from w2v_ext import Trainer, corpus_from_sequences, ops, reference
+from w2v_ext.methods import cuda_epoch
+from w2v_ext.methods.cuda_epoch import CudaEpoch, device_weight
 from w2v_ext.trainer import TrainingError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -234,10 +235,8 @@ def cuda_trainer(emulated, monkeypatch):
 
     def make(corpus, **changes):
         trainer = Trainer(corpus, config(device="cpu", **changes))
-        trainer._cuda = CudaEpoch(
-            trainer.device, trainer.config, trainer.in_weight, trainer._ids, trainer._alias, trainer._keep, 0.01
-        )
-        trainer.in_weight, trainer.out_weight = trainer._cuda.in_weight, trainer._cuda.out_weight
+        cpu = trainer.method
+        trainer.method = CudaEpoch(cpu.device, cpu.config, cpu.in_weight, cpu.ids, cpu.alias, cpu.keep, 0.01)
         return trainer
 
     return make
@@ -253,7 +252,7 @@ def test_the_trainer_resident_and_streamed(cuda_trainer, monkeypatch, chunk):
         monkeypatch.setattr(cuda_epoch, "CHUNK_IDS", chunk)
     monkeypatch.setattr("w2v_ext.trainer._SLICE_SECONDS", 1e-4)  # several slices per epoch
     trainer = cuda_trainer(small, epochs=2, sample=0, sentences_in_flight=1)
-    assert trainer._cuda.streams == (chunk is not None)
+    assert trainer.method.streams == (chunk is not None)
     trainer.fit()
     assert trainer.state.words == wanted.state.words
     assert trainer.state.losses == pytest.approx(wanted.state.losses, rel=1e-5)
@@ -267,8 +266,8 @@ def test_the_trainer_resident_and_streamed(cuda_trainer, monkeypatch, chunk):
 def test_the_trainer_names_a_damaged_corpus_and_stops_when_it_diverges(cuda_trainer):
     small = corpus_from_sequences([[1, 2, 3, 4]] * 50)
     trainer = cuda_trainer(small, sample=0)
-    trainer._cuda._ids = trainer._cuda._host_ids = trainer._ids.clone()
-    trainer._cuda._ids[7] = 1_000_000
+    trainer.method._ids = trainer.method._host_ids = torch.from_numpy(np.array(small.ids))
+    trainer.method._ids[7] = 1_000_000
     with pytest.raises(TrainingError, match=r"damaged \(ids: word 1000000 at position 7 is out of range for in_weight"):
         trainer.fit()
     with pytest.raises(TrainingError, match="lr: the loss became (nan|inf)"):

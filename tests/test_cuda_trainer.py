@@ -6,8 +6,9 @@ import torch
 from test_sgns_kernel import make_case, train
 from test_trainer import assert_same, config, corpus, interrupt_at, weights  # noqa: F401  (corpus is a fixture)
 
-from w2v_ext import TrainConfig, Trainer, corpus_from_sequences, cuda_epoch, ops, prepare_corpus, reference
-from w2v_ext.cuda_epoch import device_weight
+from w2v_ext import TrainConfig, Trainer, corpus_from_sequences, ops, prepare_corpus, reference
+from w2v_ext.methods import cuda_epoch
+from w2v_ext.methods.cuda_epoch import device_weight
 from w2v_ext.synthetic import BUILTIN_CLASSES, write_builtin_corpus
 from w2v_ext.trainer import TrainingError
 
@@ -182,8 +183,8 @@ def test_a_streamed_corpus_gives_the_same_bits(corpus, monkeypatch, chunk):  # n
     monkeypatch.setattr(cuda_epoch, "RESIDENT_SHARE", 0)
     monkeypatch.setattr(cuda_epoch, "CHUNK_IDS", chunk)
     streamed = Trainer(corpus, on_cuda(epochs=2))
-    assert streamed._cuda.streams
-    assert not resident._cuda.streams
+    assert streamed.method.streams
+    assert not resident.method.streams
     assert_same(weights(streamed.fit()), weights(resident))
 
 
@@ -223,8 +224,8 @@ def test_divergence_and_damage_are_named(corpus):  # noqa: F811
         Trainer(corpus, on_cuda(lr=1e30)).fit()
     damaged = corpus_from_sequences([[1, 2, 3, 4]] * 50)
     trainer = Trainer(damaged, on_cuda(sample=0))
-    trainer._cuda._ids[7] = 1_000_000
-    trainer._cuda._host_ids = trainer._cuda._ids.cpu()
+    trainer.method._ids[7] = 1_000_000
+    trainer.method._host_ids = trainer.method._ids.cpu()
     with pytest.raises(TrainingError, match=r"damaged \(ids: word 1000000 at position 7 is out of range"):
         trainer.fit()
 

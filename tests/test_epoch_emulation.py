@@ -17,7 +17,7 @@ from test_sgns_kernel import make_case, train
 
 import w2v_ext
 from w2v_ext import reference
-from w2v_ext.trainer import keep_thresholds
+from w2v_ext.tables import keep_thresholds
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILER = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)

@@ -11,7 +11,7 @@ import torch
 
 import w2v_ext
 from w2v_ext import ops, reference
-from w2v_ext.trainer import keep_thresholds, padded_weight
+from w2v_ext.tables import keep_thresholds, padded_weight
 
 KERNELS = ("avx512", "avx2", "portable")
 

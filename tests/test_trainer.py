@@ -9,7 +9,8 @@ import torch
 
 from w2v_ext import CorpusOptions, TrainConfig, Trainer, corpus_from_sequences, prepare_corpus
 from w2v_ext.synthetic import BUILTIN_ANALOGIES, BUILTIN_CLASSES, write_builtin_corpus
-from w2v_ext.trainer import CHECKPOINT, Interrupted, TrainingError, keep_thresholds, padded_weight
+from w2v_ext.tables import keep_thresholds, padded_weight
+from w2v_ext.trainer import CHECKPOINT, Interrupted, TrainingError
 
 
 @pytest.fixture(scope="module")

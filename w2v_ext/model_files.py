@@ -18,6 +18,7 @@ import torch
 
 from .files import FormatError, write_files
 from .packages import import_package
+from .tensor_file import write_tensors
 from .vocab import Vocabulary
 
 _VERSION = 1
@@ -79,12 +80,9 @@ def save_model(
         OSError: the directory cannot be made or written, naming the path.
     """
     directory = Path(directory)
-    save_file = import_package("safetensors.torch", "safetensors", "to write a model").save_file
-    tensors = {"in_weight": torch.as_tensor(in_weight).detach().cpu().contiguous()}
+    tensors = {"in_weight": torch.as_tensor(in_weight)}
     if out_weight is not None:
-        tensors["out_weight"] = torch.as_tensor(out_weight).detach().cpu().contiguous()
-        if tensors["out_weight"].data_ptr() == tensors["in_weight"].data_ptr():  # safetensors refuses shared memory
-            tensors["out_weight"] = tensors["out_weight"].clone()
+        tensors["out_weight"] = torch.as_tensor(out_weight)
     vocabulary = Vocabulary(words, counts)
     _ = vocabulary.word_to_id  # each word once
     vocab = vocabulary.to_bytes()
@@ -93,7 +91,6 @@ def save_model(
             expected = f"({len(words)}, D)" if name == "in_weight" else str(tuple(tensors["in_weight"].shape))
             raise ValueError(f"{name}: expected shape {expected} to match words, got {tuple(tensor.shape)}")
     # The checksum ties the two files together, should a crash fall between their renames.
-    # One entry, as safetensors writes several in random order: the same model gives the same bytes.
     metadata = {"w2v_ext": json.dumps({"version": _VERSION, "vocab_crc32": zlib.crc32(vocab)})}
     contents = {"vocab.tsv": vocab, "config.json": _json_bytes(config)}
     for name, value in (("metrics.json", metrics), ("history.json", history)):
@@ -104,7 +101,7 @@ def save_model(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(error.errno, f"cannot make the directory {directory}: {error.strerror}") from error
-    writers = {directory / "model.safetensors": lambda target: save_file(tensors, target, metadata=metadata)}
+    writers = {directory / "model.safetensors": lambda target: write_tensors(target, tensors, metadata)}
     for name, data in contents.items():
         writers[directory / name] = lambda target, data=data: target.write_bytes(data)
     write_files(writers)

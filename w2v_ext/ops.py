@@ -203,7 +203,7 @@ def train_sgns_(
 
     Args:
         in_weight, out_weight: (V, D) float32, rows 64-byte aligned and padded with zeros to a multiple of 16 floats
-            (see :func:`w2v_ext.trainer.padded_weight`).
+            (see :func:`w2v_ext.tables.padded_weight`).
         ids: (N,) int32, sentences of word ids, each closed by -1.
         alias: from :func:`alias_table`, V words.
         keep: (V,) int32 holding the bits of uint32 subsampling thresholds.

@@ -20,7 +20,7 @@ namespace w2v {
 namespace {
 
 constexpr int64_t kStretch = 8192;  // ids a thread takes at a time: about 2 ms of work, so threads end together
-constexpr int64_t kHotRows = 128;
+constexpr int64_t kHotRows = 192;
 
 Tensor alias_table(const Tensor& weights) {
   W2V_CHECK(weights.dim() == 1 && weights.scalar_type() == ScalarType::Double && weights.is_contiguous(),

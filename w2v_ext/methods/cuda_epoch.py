@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import ops
-from .config import TrainConfig
+from .. import ops
+from ..config import TrainConfig
+from .base import Method
 
 CHUNK_IDS = 1 << 26  # of a corpus that streams: 256 MB, two of them on the host and two on the device
 RESIDENT_SHARE = 0.7  # of the device's free memory that the ids may take; else they stream
@@ -85,7 +86,7 @@ def default_sentences_in_flight(multiprocessors: int, hottest: float, window: in
     return max(1, min(WARPS_PER_MULTIPROCESSOR * multiprocessors, int(tolerable)))
 
 
-class CudaEpoch:
+class CudaEpoch(Method):
     """Weights and corpus on a device, and the kernel that trains there.
 
     Args:
@@ -115,6 +116,8 @@ class CudaEpoch:
         dtype = torch.bfloat16 if config.weight_dtype == "bfloat16" else torch.float32
         self.in_weight, self.out_weight = (device_weight(*in_weight.shape, dtype, device) for _ in range(2))
         self.in_weight.copy_(in_weight)
+        self.weights = {"in_weight": self.in_weight, "out_weight": self.out_weight}
+        self.length = len(ids)
         self._alias, self._keep = alias.to(device), keep.to(device)
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)
         self._bad = torch.full((1,), _NO_PLACE, device=device)
@@ -153,6 +156,18 @@ class CudaEpoch:
                 f"{len(self.in_weight)} rows"
             )
         return loss, int(pairs), int(words)
+
+    @property
+    def where(self) -> str:
+        """What it trains on, in words: ``NVIDIA H200, 528 sentences in flight``."""
+        return f"{torch.cuda.get_device_name(self.device)}, {self.sentences_in_flight} sentences in flight"
+
+    def metrics(self) -> dict:
+        """Device and its settings, as JSON."""
+        return {
+            "device": torch.cuda.get_device_name(self.device),
+            "sentences_in_flight": self.sentences_in_flight,
+        }
 
     def _launch(self, ids: Tensor, first: int, epoch: int, begin: int, end: int) -> None:
         config = self._config

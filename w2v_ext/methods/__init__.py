@@ -1,0 +1,54 @@
+"""The models that :class:`w2v_ext.Trainer` trains, and the choice among them."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+from ..config import TrainConfig
+from ..corpus import Corpus
+from .base import Method, TrainingError, hottest_share
+from .cuda_epoch import CudaEpoch, choose_device
+from .skipgram import CorpusMethod, SkipGram
+
+__all__ = ["CorpusMethod", "Method", "SkipGram", "TrainingError", "hottest_share", "make_method"]
+
+
+def make_method(corpus: Corpus, config: TrainConfig) -> Method:
+    """The model that ``config.model`` and ``config.loss`` name, on the device that ``config.device`` names.
+
+    Raises:
+        TrainingError: the device cannot be used, or the tables do not fit it.
+        ValueError: settings that do not go together.
+    """
+    try:
+        device = choose_device(config.device)
+    except RuntimeError as error:
+        raise TrainingError(str(error)) from None
+    if config.weight_dtype != "float32" and device.type == "cpu":
+        raise TrainingError(f"weight_dtype: {config.weight_dtype} is for training on cuda, got a CPU to train on")
+    if device.type == "cuda":
+        on_device = _start_cuda(corpus, config, device)
+        if on_device is not None:
+            return on_device
+    return SkipGram(corpus, config)
+
+
+def _start_cuda(corpus: Corpus, config: TrainConfig, device: torch.device) -> CudaEpoch | None:
+    """Tables and corpus on the device; None, and the CPU, where they do not fit and ``auto`` leaves the choice."""
+    start = CorpusMethod(corpus, config)
+    hottest = hottest_share(corpus.vocab.counts, start.keep_probabilities)
+    try:
+        return CudaEpoch(device, config, start.in_weight, start.ids, start.alias, start.keep, hottest)
+    except (torch.OutOfMemoryError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        if config.device != "auto" or config.weight_dtype != "float32":
+            if isinstance(error, ValueError):
+                raise
+            raise TrainingError(
+                f"device: {len(corpus.vocab)} words x {config.dim} do not fit {device} ({reason}); use "
+                "--device cpu, or lower dim, or the vocabulary by max_vocab or min_count"
+            ) from error
+    warnings.warn(f"device: training on the CPU: {device} cannot: {reason}", RuntimeWarning, stacklevel=4)
+    return None

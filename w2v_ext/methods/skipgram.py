@@ -1,0 +1,80 @@
+"""Skip-gram with negative sampling on the CPU, and where the data of all models over a corpus is prepared."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..config import TrainConfig
+from ..corpus import Corpus
+from ..tables import keep_thresholds, padded_weight
+from .base import Method
+
+
+class CorpusMethod(Method):
+    """A model that learns from the ids of a corpus, on the CPU.
+
+    Attributes:
+        ids: (N,) int32, sentences of word ids, each closed by -1; never written to.
+        alias: (V, 2) int32, the noise distribution.
+        keep: (V,) int32 with the bits of uint32 thresholds; ``keep_probabilities`` are the same as numbers.
+        in_weight: (V, D) float32, U(-0.5/D, 0.5/D) as word2vec does.
+    """
+
+    def __init__(self, corpus: Corpus, config: TrainConfig) -> None:
+        vocab = corpus.vocab
+        self.config = config
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self.ids = torch.from_numpy(np.asarray(corpus.ids))
+        self.length = len(self.ids)
+        self.alias = ops.alias_table(torch.from_numpy(vocab.noise_distribution(config.noise_power)))
+        self.keep_probabilities = vocab.keep_probabilities(config.sample)
+        self.keep = keep_thresholds(self.keep_probabilities)
+        generator = torch.Generator().manual_seed(config.seed)
+        self.in_weight = padded_weight(len(vocab), config.dim)
+        self.in_weight.uniform_(-0.5 / config.dim, 0.5 / config.dim, generator=generator)
+        if vocab.num_specials:
+            self.in_weight[0] = 0  # <PAD>
+        self.weights: dict[str, Tensor] = {"in_weight": self.in_weight}
+
+    @property
+    def where(self) -> str:
+        """What it trains on, in words: ``2 threads, avx512``."""
+        return f"{self.config.num_threads} threads, {ops.cpu_kernels()}"
+
+    def metrics(self) -> dict:
+        """Device and its settings, as JSON."""
+        return {"device": "cpu", "threads": self.config.num_threads, "cpu_kernels": ops.cpu_kernels()}
+
+
+class SkipGram(CorpusMethod):
+    """Skip-gram with negative sampling: ``train_sgns_``, an epoch of blocks of neighbouring centres."""
+
+    def __init__(self, corpus: Corpus, config: TrainConfig) -> None:
+        super().__init__(corpus, config)
+        self.weights["out_weight"] = padded_weight(*self.in_weight.shape)
+
+    def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
+        """Train on the sentences that start in ``ids[begin:end]``."""
+        config = self.config
+        return ops.train_sgns_(
+            self.in_weight,
+            self.weights["out_weight"],
+            self.ids,
+            self.alias,
+            self.keep,
+            window=config.window,
+            negative=config.negative,
+            seed=config.seed,
+            epoch=epoch,
+            epochs=config.epochs,
+            lr=config.lr,
+            begin=begin,
+            end=end,
+            threads=config.num_threads,
+        )
