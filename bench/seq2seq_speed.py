@@ -4,21 +4,22 @@
     python bench/seq2seq_speed.py decoder --out bench/results/seq2seq-decoder-cpu.json
 
 `loss`: chunked cross-entropy (label smoothing 0.1) beside ``F.cross_entropy(F.linear(...))``, forward and backward,
-2,048 rows of 512 numbers, for vocabularies of 10,000, 50,000 and 200,000 (`--vocabs`, `--precisions` for some of them:
-what is measured joins what `--out` holds). Each side and vocabulary runs in a process of its own; memory is the peak of
-the resident set (on CUDA: of the allocator) above what it was before the first step.
+2,048 rows of 512 numbers, for vocabularies of 10,000, 50,000 and 200,000. Each side and vocabulary runs in a process of
+its own; memory is the peak of the resident set (on CUDA: of the allocator) above what it was before the first step.
 
 `decoder`: training steps (forward, backward, clipping, Adam) of an attention model, 6,000 words, 512 units, batches of
 128 pairs of 8 to 16 tokens, beside the same layers in the usual loop: packed encoder, one LSTM call, one attention and
 one output layer a step, dropout of PyTorch, plain cross-entropy. Both sides take turns, in the same process.
 
-Results are checked to be equal before anything is timed.
+`--vocabs` and `--precisions` choose some of the rows; what is measured joins what `--out` holds. Results are checked to
+be equal before anything is timed; `others` is the share of the processors that other programs took meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -49,6 +50,26 @@ def timed(step: Callable[[], object], device: str, rounds: int) -> list[float]:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return seconds
+
+
+class Others:
+    """The share of the machine's processor time that others took while this was open; None where it is not told."""
+
+    def __enter__(self) -> Others:
+        self._before = self._busy(), time.process_time(), time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        after = self._busy(), time.process_time(), time.perf_counter()
+        busy, own, now = (b - a for a, b in zip(self._before, after, strict=True))
+        self.share = max(0.0, busy - own) / (now * (os.cpu_count() or 1)) if busy else None
+
+    @staticmethod
+    def _busy() -> float:
+        if not Path("/proc/stat").exists():
+            return 0.0
+        ticks = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")  # all but idle and waiting for disks
 
 
 def spread(values: list[float]) -> dict:
@@ -111,9 +132,10 @@ def loss_worker(side: str, vocab: int, precision: str, device: str, rounds: int)
     loss = step().item()
     memory = (torch.cuda.max_memory_allocated() if device == "cuda" else resident()[1]) - before
     step()
-    seconds = timed(step, device, rounds)
+    with Others() as others:
+        seconds = timed(step, device, rounds)
     norms = [leaf.grad.double().norm().item() for leaf in leaves]
-    return {"loss": loss, "gradient_norms": norms, "bytes": memory, "seconds": spread(seconds)}
+    return {"loss": loss, "gradient_norms": norms, "bytes": memory, "seconds": spread(seconds), "others": others.share}
 
 
 def bench_loss(device: str, rounds: int, vocabs: list[int], precisions: list[str]) -> dict:
@@ -148,7 +170,8 @@ def bench_loss(device: str, rounds: int, vocabs: list[int], precisions: list[str
                 f"{precision:<9} V {vocab:>7,}: plain {plain['bytes'] / 2**20:7.0f} MiB "
                 f"{plain['seconds']['median'] * 1e3:7.1f} ms, chunked {chunked['bytes'] / 2**20:7.0f} MiB "
                 f"{chunked['seconds']['median'] * 1e3:7.1f} ms: {row['memory_ratio']:.2f} of the memory, "
-                f"{row['speedup']:.2f} times the speed",
+                f"{row['speedup']:.2f} times the speed "
+                f"(others took {plain['others'] or 0:.0%}, {chunked['others'] or 0:.0%})",
                 flush=True,
             )
     return {"rows": ROWS, "features": FEATURES, "results": rows}
@@ -214,8 +237,8 @@ def make_batches(count: int, vocab: int, device: str) -> list[tuple]:
     return batches
 
 
-def bench_decoder(device: str, rounds: int) -> dict:
-    """Both sides in turns, for both precisions."""
+def bench_decoder(device: str, rounds: int, precisions: list[str]) -> dict:
+    """Both sides in turns."""
     vocab, rows = 6000, []
     batches = make_batches(8, vocab, device)
     exact = make_model(0.0, vocab, device)
@@ -226,7 +249,7 @@ def bench_decoder(device: str, rounds: int) -> dict:
         for x, y in zip(torch.autograd.grad(a, leaves), torch.autograd.grad(b, leaves), strict=True):
             torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-6)
     tokens = statistics.fmean(int((batch[3] != 0).sum()) for batch in batches)
-    for precision in ("float32", "bfloat16"):
+    for precision in precisions:
         seconds: dict[str, list[float]] = {"plain": [], "one_call": []}
         steps = {}
         for side in seconds:
@@ -234,20 +257,22 @@ def bench_decoder(device: str, rounds: int) -> dict:
             optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0, fused=True)
             steps[side] = _step(side, model, optimizer, batches, precision, device)
             timed(steps[side], device, len(batches))  # every shape once
-        for _ in range(rounds):
-            for side, step in steps.items():
-                seconds[side] += [sum(timed(step, device, len(batches))) / len(batches)]
+        with Others() as others:
+            for _ in range(rounds):
+                for side, step in steps.items():
+                    seconds[side] += [sum(timed(step, device, len(batches))) / len(batches)]
         speedups = [a / b for a, b in zip(seconds["plain"], seconds["one_call"], strict=True)]
         row = {
             "precision": precision,
             "speedup": spread(speedups),
+            "others": others.share,
             **{side: spread([tokens / s for s in some]) for side, some in seconds.items()},
         }
         rows.append(row)
         print(
             f"{precision:<9} plain loop {row['plain']['median']:,.0f} tokens/s, one call "
             f"{row['one_call']['median']:,.0f} tokens/s: {row['speedup']['median']:.2f} times "
-            f"({row['speedup']['min']:.2f} to {row['speedup']['max']:.2f})",
+            f"({row['speedup']['min']:.2f} to {row['speedup']['max']:.2f}; others took {others.share or 0:.0%})",
             flush=True,
         )
     return {"vocab": vocab, "results": rows}
@@ -287,13 +312,13 @@ def main() -> None:
         return
     if args.what == "loss":
         result = bench_loss(args.device, args.rounds, args.vocabs, args.precisions)
-        if args.out and args.out.exists():
-            key = lambda row: (row["precision"], row["vocab"])  # noqa: E731
-            new = {key(row) for row in result["results"]}
-            result["results"] += [row for row in json.loads(args.out.read_text())["results"] if key(row) not in new]
-            result["results"].sort(key=key)
     else:
-        result = bench_decoder(args.device, args.rounds)
+        result = bench_decoder(args.device, args.rounds, args.precisions)
+    if args.out and args.out.exists():
+        key = lambda row: (row["precision"], row.get("vocab", 0))  # noqa: E731
+        new = {key(row) for row in result["results"]}
+        result["results"] += [row for row in json.loads(args.out.read_text())["results"] if key(row) not in new]
+        result["results"].sort(key=key)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"machine": machine(args.device), **result}, indent=1) + "\n")

@@ -15,7 +15,10 @@ from w2v_ext.seq2seq import SearchOptions, Translator, cli
 from w2v_ext.seq2seq.example import PAIRS
 from w2v_ext.seq2seq.translate import stream
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODULE = [sys.executable, "-m", "w2v_ext.seq2seq"]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def run(*arguments):
@@ -29,7 +32,9 @@ def run(*arguments):
 def model(tmp_path_factory):
     """The built-in pairs, learnt by heart."""
     folder = tmp_path_factory.mktemp("example") / "model"
-    done = subprocess.run([*MODULE, "train", "--out", folder], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*MODULE, "train", "--out", folder], env=ONE_THREAD, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     (folder.parent / "out.txt").write_text(done.stdout)
     return folder
@@ -53,14 +58,16 @@ def test_translate_streams_in_order(model):
     lines = [PAIRS[i][0] for i in (3, 0, 4)] + ["", PAIRS[1][0]]
     done = subprocess.run(
         [*MODULE, "translate", "--model", model, "--beam", "3", "--batch-lines", "2"],
-        input="\ufeff" + "\r\n".join(lines), capture_output=True, text=True, timeout=60,
+        input="\ufeff" + "\r\n".join(lines), env=ONE_THREAD, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0 and done.stderr == "", done
     assert done.stdout.split("\n") == [*(PAIRS[i][1] for i in (3, 0, 4)), "", PAIRS[1][1], ""]
 
 
 def test_translate_answers_line_by_line(model):
-    process = subprocess.Popen([*MODULE, "translate", "--model", model], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*MODULE, "translate", "--model", model], env=ONE_THREAD, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         for source, target in PAIRS[:2]:
             process.stdin.write(f"{source}\n".encode())
@@ -74,7 +81,11 @@ def test_translate_answers_line_by_line(model):
 
 def test_translate_when_nobody_reads(model):
     process = subprocess.Popen(
-        [*MODULE, "translate", "--model", model], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*MODULE, "translate", "--model", model],
+        env=ONE_THREAD,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     process.stdout.close()
     process.stdin.write(f"{PAIRS[0][0]}\n".encode())
@@ -86,7 +97,7 @@ def test_translate_when_nobody_reads(model):
 
 def test_translate_with_standard_input_closed(model):
     command = f"{' '.join(map(str, MODULE))} translate --model {model} <&-"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["sh", "-c", command], env=ONE_THREAD, capture_output=True, text=True, timeout=60)
     assert (
         done.returncode == 2 and "error: standard input: expected lines to translate, but it is closed" in done.stderr
     )
@@ -297,7 +308,9 @@ def test_interrupted_and_resumed(files):
     import signal
 
     arguments = [str(a) for a in small(files, files / "m", "--epochs", 100_000, "--average", 1)]
-    process = subprocess.Popen([*MODULE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*MODULE, *arguments], env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     for line in process.stdout:
         if line.startswith("epoch 2/"):
             break

@@ -10,6 +10,8 @@ from test_seq2seq_model import LENGTHS, SHAPES, VOCAB, make_input, make_model
 from w2v_ext.seq2seq import SearchOptions, search
 from w2v_ext.seq2seq.decoding import length_penalty
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = ["plain", "context-mean-tied", "luong", "deep-bahdanau", "feeding"]
 
 

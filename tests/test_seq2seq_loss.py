@@ -10,6 +10,8 @@ from w2v_ext.seq2seq import chunked_cross_entropy, sampled_loss
 from w2v_ext.seq2seq import reference as seq2seq_reference
 from w2v_ext.seq2seq.loss import chunk_rows, set_noise_bias
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def make(rows=37, size=5, vocab=13, dtype=torch.float64, ignored=9):
     generator = torch.Generator().manual_seed(0)
@@ -36,6 +38,22 @@ def test_is_plain_cross_entropy(smoothing, with_bias, chunk, reduction):
     own = seq2seq_reference.cross_entropy(features, weight, bias, target, smoothing)
     total = got if reduction == "sum" else got * (target != 0).sum()
     torch.testing.assert_close(total, own, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 64, 150, 700])
+def test_chunks_of_blocks(monkeypatch, dtype, rows):
+    monkeypatch.setattr("w2v_ext.seq2seq.loss._CHUNK_NUMBERS", 64 * 13)
+    monkeypatch.setattr("w2v_ext.seq2seq.loss._BLOCK_ROWS", {"cpu": 192})
+    assert chunk_rows(13) == (192, 64)
+    leaves = features, weight, bias, target = make(rows=rows, ignored=rows // 9)
+    want = F.cross_entropy(F.linear(features, weight, bias), target, ignore_index=0, label_smoothing=0.1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        got = chunked_cross_entropy(*leaves, label_smoothing=0.1)
+    close = {"rtol": 0, "atol": 1e-12 if dtype == torch.float64 else 2e-2}
+    torch.testing.assert_close(got, want, **close)
+    for a, b in zip(torch.autograd.grad(got, leaves[:3]), torch.autograd.grad(want, leaves[:3]), strict=True):
+        torch.testing.assert_close(a, b, **close)
 
 
 def test_gradcheck():
@@ -97,7 +115,7 @@ def test_memory_is_one_chunk():
     features, weight, bias, target = make(rows=4096, size=8, vocab=5000, dtype=torch.float32)
     with Watch():
         chunked_cross_entropy(features, weight, bias, target, label_smoothing=0.1).backward()
-    assert max(events) <= chunk_rows(5000) * 5000 < 4096 * 5000 / 4
+    assert max(events) <= chunk_rows(5000)[0] * 5000 < 4096 * 5000 / 4
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from w2v_ext.seq2seq.dropout import dropout
 from w2v_ext.seq2seq.encoder import EmbeddingDropout, StateBridge, merge_directions
 from w2v_ext.seq2seq.rnn import _run_padded, run_lstm
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VOCAB, LENGTHS = 11, [7, 4, 1]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 SHAPES = {

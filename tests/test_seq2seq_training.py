@@ -3,18 +3,29 @@
 import dataclasses
 import math
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
 from w2v_ext.files import FormatError
-from w2v_ext.seq2seq import Seq2SeqConfig, Seq2SeqTrainer, build_model, load_model, prepare_text
+from w2v_ext.seq2seq import (
+    SearchOptions,
+    Seq2SeqConfig,
+    Seq2SeqTrainer,
+    Translator,
+    build_model,
+    load_model,
+    prepare_text,
+)
 from w2v_ext.seq2seq import training as training_module
 from w2v_ext.seq2seq.files import LAST, MODEL, load_tensors, save_text
 from w2v_ext.seq2seq.run import train
-from w2v_ext.seq2seq.training import choose_precision
+from w2v_ext.seq2seq.state import choose_precision
 from w2v_ext.seq2seq.validation import bleu_tokenizer
 from w2v_ext.trainer import Interrupted, TrainingError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 DIGITS = "zero one two three four five six seven eight nine".split()
 
@@ -48,8 +59,6 @@ def make_trainer(config):
     text = prepare_text(config)
     torch.manual_seed(config.seed)
     model = build_model(config, len(text.files.src_vocab), len(text.files.tgt_vocab))
-    from pathlib import Path
-
     Path(config.out).mkdir(exist_ok=True)
     save_text(Path(config.out), config, text.files)
     return Seq2SeqTrainer(model, text, config, config.out)
@@ -94,7 +103,7 @@ def test_resumed_is_uninterrupted(files, tmp_path, name):
     last.load_state()
     last.fit()
     assert torch.equal(weights(last), weights(whole))
-    strip = lambda entry: {k: v for k, v in entry.items() if k != "seconds"}  # noqa: E731
+    strip = lambda entry: {k: v for k, v in entry.items() if "seconds" not in k}  # noqa: E731
     assert [strip(e) for e in last.state.history] == [strip(e) for e in whole.state.history]
     a, b = (load_tensors(tmp_path / side / MODEL)[0] for side in "ab")
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
@@ -201,9 +210,14 @@ def test_averaging(files, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("snapshot-*"))
 
 
-def test_minutes(files, tmp_path):
-    trainer = make_trainer(settings(files, tmp_path, epochs=1000, max_minutes=1e-5, average=1)).fit()
+@pytest.mark.parametrize("limit", ["max_minutes", "max_cpu_minutes"])
+def test_minutes(files, tmp_path, monkeypatch, limit):
+    # The other clock stands still, so that each limit is seen to count its own.
+    other = "process_time" if limit == "max_minutes" else "perf_counter"
+    monkeypatch.setattr(training_module.time, other, lambda: 0.0)
+    trainer = make_trainer(settings(files, tmp_path, epochs=1000, average=1, **{limit: 1e-6})).fit()
     assert trainer.state.step == 1 and len(trainer.state.history) == 1
+    assert (trainer.state.seconds > 0) == (limit == "max_minutes") != (trainer.state.cpu_seconds > 0)
     assert (tmp_path / MODEL).exists() and (tmp_path / LAST).exists()
 
 
@@ -320,6 +334,7 @@ def test_damaged_models(files, tmp_path):
         ({"lr": float("nan")}, "lr: expected a number > 0, got nan"),
         ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\), got 1.0"),
         ({"teacher_forcing": 2}, "teacher_forcing: expected a number between 0 and 1, got 2.0"),
+        ({"max_cpu_minutes": -1}, "max_cpu_minutes: expected a number >= 0, got -1.0"),
         ({"clip": -1}, "clip: expected a number >= 0, got -1.0"),
         ({"decay": 1}, "decay: expected a number between 0 and 1, got 1.0"),
         ({"columns": (1, 1)}, "columns: expected two different places >= 1"),
@@ -346,6 +361,19 @@ def test_float16_needs_cuda(files, tmp_path):
     with pytest.raises(ValueError, match="precision: expected float32, bfloat16 or auto on the CPU, got float16"):
         make_trainer(settings(files, tmp_path, precision="float16"))
     assert choose_precision("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and a CUDA build of PyTorch")
+@pytest.mark.parametrize("precision", ["float32", "auto", "float16"])
+def test_a_model_trained_on_cuda_translates_the_same_on_the_cpu(files, tmp_path, precision):
+    train(settings(files, tmp_path, epochs=60, lr=1e-2, dropout=0.0, device="cuda", precision=precision))
+    lines = Path(files["valid_src"]).read_text().splitlines()
+    texts = [
+        [found.text for found in Translator.load(tmp_path, SearchOptions(beam=3), device=device).translate(lines)]
+        for device in ("cuda", "cpu")
+    ]
+    assert texts[0] == texts[1] and len(set(texts[0])) > 1
 
 
 def test_bleu_tokenizers():

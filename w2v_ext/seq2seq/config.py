@@ -16,7 +16,9 @@ from .encoder import LSTMEncoder
 from .model import ContextName, Seq2SeqModel
 from .tokenizers import TokenizerName
 
-SETTINGS_OF_THE_MACHINE = ("out", "device", "epochs", "max_minutes", "early_stop", "checkpoint_minutes", "samples")
+SETTINGS_OF_THE_MACHINE = (
+    "out", "device", "epochs", "max_minutes", "max_cpu_minutes", "early_stop", "checkpoint_minutes", "samples"
+)  # fmt: skip
 """Settings that may change between a run and its resumption; all others shape what has been trained so far."""
 
 Schedule = Literal["plateau", "inverse-sqrt", "cosine", "constant"]
@@ -112,6 +114,9 @@ class Seq2SeqConfig:
     """Passes over the training text, at most."""
     max_minutes: float = 0.0
     """Stop after this many minutes of training and validation; 0 for no limit."""
+    max_cpu_minutes: float = 0.0
+    """Stop after this many minutes of processor time, those of all threads added up: a limit that does not depend on
+    what else the machine does. 0 for no limit."""
     batch_tokens: int = 3000
     """Tokens in a batch, padding included: pairs x the longer side."""
     accumulate: int = 1
@@ -173,7 +178,7 @@ class Seq2SeqConfig:
                 raise ValueError(f"{name}: expected a number in [0, 1), got {getattr(self, name)!r}")
         if not 0 <= self.teacher_forcing <= 1:
             raise ValueError(f"teacher_forcing: expected a number between 0 and 1, got {self.teacher_forcing!r}")
-        for name in ("max_minutes", "weight_decay", "clip", "checkpoint_minutes"):
+        for name in ("max_minutes", "max_cpu_minutes", "weight_decay", "clip", "checkpoint_minutes"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name}: expected a number >= 0, got {getattr(self, name)!r}")
         if not (math.isfinite(self.lr) and self.lr > 0):

@@ -13,12 +13,15 @@ from .encoder import PAD_ID
 
 _CHUNK_NUMBERS = 3 << 20  # logits of one chunk: 12 MiB in float32, which caches hold
 _ROUND = 64
-_CHUNK_ROWS = 128  # at least: below, the (V, F) gradient is read and written too often
+# Rows whose slopes are multiplied at a time. The (V, F) gradient is read and written for each of them, which on a CPU,
+# for V 50,000, took longer than the rest together with 128.
+_BLOCK_ROWS = {"cpu": 512, "cuda": 128}
 
 
-def chunk_rows(vocab_size: int) -> int:
-    """Rows of logits that are held at a time, by default."""
-    return max(_CHUNK_ROWS, _CHUNK_NUMBERS // max(vocab_size, 1) // _ROUND * _ROUND)
+def chunk_rows(vocab_size: int, device: str = "cpu") -> tuple[int, int]:
+    """Rows of slopes, and of float32 logits, that are held at a time, by default."""
+    logits = max(_ROUND, _CHUNK_NUMBERS // max(vocab_size, 1) // _ROUND * _ROUND)
+    return max(_BLOCK_ROWS.get(device, 128), logits), logits
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -26,7 +29,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, smoothing: float, chunk: int
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        smoothing: float,
+        chunk: int | None,
     ) -> Tensor:
         needs = ctx.needs_input_grad
         device = features.device.type
@@ -42,44 +51,49 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 torch.zeros(vocab_size, dtype=total, device=weight.device) if bias is not None and needs[2] else None
             )
             loss = torch.zeros((), dtype=total, device=x.device)
-            # All chunks share these two, which are all that exists of the logits and of their gradient.
-            # Rows of zeros fill the last chunk to a multiple of 64: oneDNN builds a kernel for every new shape (13 ms).
-            count, chunk = len(x), max(1, min(chunk, -(-len(x) // _ROUND) * _ROUND))
-            padded = -(-count // _ROUND) * _ROUND if chunk % _ROUND == 0 else count
-            x, target = (F.pad(x, (0, 0, 0, padded - count)), F.pad(target, (0, padded - count)))
+            # Rows of zeros fill the last block to a multiple of 64: oneDNN builds a kernel for every new shape (13 ms).
+            count = len(x)
+            block, chunk = (chunk, chunk) if chunk else chunk_rows(vocab_size, device)
+            block = max(1, min(block, -(-count // _ROUND) * _ROUND))
+            padded = -(-count // _ROUND) * _ROUND if block % _ROUND == 0 else count
+            x, target = F.pad(x, (0, 0, 0, padded - count)), F.pad(target, (0, padded - count))
             grad_x = torch.empty_like(x) if needs[0] else None
-            products = torch.empty(chunk, vocab_size, dtype=compute, device=x.device)
-            logits = products if compute == total else torch.empty_like(products, dtype=total)
-            for start in range(0, padded, chunk):
-                part, goal = x[start : start + chunk], target[start : start + chunk, None]
-                real = min(chunk, count - start)
-                product, log_p = products[: len(part)], logits[: len(part)]  # (chunk, V)
-                torch.mm(part, w.T, out=product)
-                if bias is not None:
-                    torch.add(product, bias.to(total), out=log_p)
-                elif compute != total:
-                    log_p.copy_(product)
-                torch.log_softmax(log_p, 1, out=log_p)
-                loss -= (1 - smoothing) * log_p[:real].gather(1, goal[:real]).sum()
-                if smoothing:
-                    loss -= smoothing / vocab_size * log_p[:real].sum()
-                if not any(needs[:3]):
-                    continue
-                slope = log_p.exp_()
-                if smoothing:
-                    slope -= smoothing / vocab_size
-                slope.scatter_add_(1, goal, slope.new_full(goal.shape, smoothing - 1))
-                slope[real:] = 0
-                if grad_b is not None:
-                    grad_b += slope.sum(0)
-                slope = slope if compute == total else product.copy_(slope)
+            # These are all that exists of the logits and of their gradient: rows of a block in the products' precision,
+            # and of a chunk in the sum's.
+            products = torch.empty(block, vocab_size, dtype=compute, device=x.device)
+            logits = None if compute == total else products.new_empty(min(chunk, block), vocab_size, dtype=total)
+            piece = None if compute == total or grad_w is None else torch.empty_like(w)
+            for start in range(0, padded, block):
+                part, goals = x[start : start + block], target[start : start + block, None]
+                product = torch.mm(part, w.T, out=products[: len(part)])  # (block, V)
+                for at in range(0, len(part), chunk):
+                    rows, goal = product[at : at + chunk], goals[at : at + chunk]
+                    real = max(0, min(len(rows), count - start - at))
+                    log_p = rows if logits is None else logits[: len(rows)].copy_(rows)  # (chunk, V)
+                    if bias is not None:
+                        log_p += bias.to(total)
+                    torch.log_softmax(log_p, 1, out=log_p)
+                    loss -= (1 - smoothing) * log_p[:real].gather(1, goal[:real]).sum()
+                    if smoothing:
+                        loss -= smoothing / vocab_size * log_p[:real].sum()
+                    if not any(needs[:3]):
+                        continue
+                    slope = log_p.exp_()
+                    if smoothing:
+                        slope -= smoothing / vocab_size
+                    slope.scatter_add_(1, goal, slope.new_full(goal.shape, smoothing - 1))
+                    slope[real:] = 0
+                    if grad_b is not None:
+                        grad_b += slope.sum(0)
+                    if logits is not None:
+                        rows.copy_(slope)
                 if grad_x is not None:
-                    torch.mm(slope, w, out=grad_x[start : start + chunk])
+                    torch.mm(product, w, out=grad_x[start : start + block])
                 if grad_w is not None:
-                    if compute == total:
-                        grad_w.addmm_(slope.T, part)
+                    if piece is None:
+                        grad_w.addmm_(product.T, part)
                     else:
-                        grad_w += slope.T @ part
+                        grad_w += torch.mm(product.T, part, out=piece)
             grad_x = None if grad_x is None else grad_x[:count]
         ctx.save_for_backward(grad_x, grad_w, grad_b)
         ctx.types = features.dtype, weight.dtype, None if bias is None else bias.dtype
@@ -108,8 +122,9 @@ def chunked_cross_entropy(
 ) -> Tensor:
     """Cross-entropy of ``features @ weight.T + bias`` in chunks of rows; exact.
 
-    Memory: one chunk of logits (12 MiB, or 128 rows), and the gradients of the arguments; not the (N, V) logits, nor
-    their gradient. Rows whose target is `ignore_index` cost nothing. The result has first derivatives only.
+    Memory: one block of slopes (512 rows on the CPU, 128 on CUDA, more where V is small), one chunk of logits (12 MiB,
+    or 64 rows), and the gradients of the arguments; not the (N, V) logits, nor their gradient. Rows whose target is
+    `ignore_index` cost nothing. The result has first derivatives only.
 
     Args:
         features: (N, F) or (B, T, F), any float dtype.
@@ -119,7 +134,7 @@ def chunked_cross_entropy(
         label_smoothing: share of the probability spread over all V words (Szegedy et al. 2016), in [0, 1).
         ignore_index: targets that do not count.
         reduction: "mean" over the targets that count (0 where none does), or "sum".
-        chunk: rows at a time; by default as many as fit 12 MiB of logits, and at least 128.
+        chunk: rows at a time; by default blocks and chunks as above.
 
     Returns:
         A scalar, float32 (float64 for float64). Under autocast the matrix products are taken in its dtype.
@@ -150,7 +165,7 @@ def chunked_cross_entropy(
             f"target: expected words in [0, {len(weight)}) or {ignore_index}, got {int(goals.min())} to "
             f"{int(goals.max())}"
         )
-    loss = _ChunkedCrossEntropy.apply(rows, weight, bias, goals, label_smoothing, chunk or chunk_rows(len(weight)))
+    loss = _ChunkedCrossEntropy.apply(rows, weight, bias, goals, label_smoothing, chunk)
     return loss / max(len(goals), 1) if reduction == "mean" else loss
 
 

@@ -42,7 +42,8 @@ class Report:
             parts.append(f"valid loss {result.loss:.4f}")
         if result.bleu is not None:
             parts.append(f"BLEU {result.bleu:.2f}")
-        parts += [f"lr {trainer.lr():.2g}", f"{rate:,.0f} tokens/s", f"{state.seconds:.0f} s"]
+        seconds = f"{state.seconds:.0f} s (CPU {state.cpu_seconds:.0f} s)"
+        parts += [f"lr {trainer.lr():.2g}", f"{rate:,.0f} tokens/s", seconds]
         if state.bad_validations == 0:
             parts.append("best")
         self.line("  ".join(parts))

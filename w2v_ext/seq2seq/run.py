@@ -157,6 +157,7 @@ def _train(
         "tokens_per_second": state.tokens / max(state.train_seconds, 1e-9),
         "train_seconds": state.train_seconds,
         "seconds_with_validation": state.seconds,
+        "cpu_seconds_with_validation": state.cpu_seconds,
         "precision": str(trainer.dtype).removeprefix("torch."),
         "device": str(device),
         "threads": torch.get_num_threads(),

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
@@ -23,41 +23,10 @@ from .data import Batch, make_batch, make_batches
 from .files import LAST, MODEL, load_tensors, model_tensors, put_tensors, save_tensors, save_weights
 from .loss import chunked_cross_entropy, sampled_loss, set_noise_bias
 from .model import Seq2SeqModel
+from .state import TrainState, choose_precision
 from .validation import Validation, validate
 
 _BETAS, _EPS = (0.9, 0.98), 1e-9
-
-
-@dataclass
-class TrainState:
-    """How far a run is, and what it has summed up."""
-
-    epoch: int = 0  # finished epochs
-    batch: int = 0  # batches done in this epoch
-    step: int = 0  # optimizer steps
-    epoch_loss: float = 0.0  # sums over this epoch so far
-    epoch_tokens: int = 0
-    tokens: int = 0  # target tokens trained on, in all
-    seconds: float = 0.0  # of training and validation
-    train_seconds: float = 0.0
-    lr_factor: float = 1.0  # of the plateaus so far
-    bad_validations: int = 0  # since the last improvement
-    since_decay: int = 0
-    best_epoch: int = 0
-    history: list[dict] = field(default_factory=list)  # of each validation
-
-
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products; for "auto" bfloat16 where the processor multiplies it fast."""
-    if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    # PyTorch names no public way to ask; without these functions float32 is always right.
-    fast = any(
-        getattr(torch.cpu, name, lambda: False)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    )
-    return torch.bfloat16 if fast else torch.float32
 
 
 class Seq2SeqTrainer:
@@ -175,7 +144,7 @@ class Seq2SeqTrainer:
             TrainingError: the loss or a gradient is no longer finite; weights are as before the step.
         """
         state, config = self.state, self.config
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         group = self.batches()[state.batch : state.batch + config.accumulate]
         batches = [make_batch(self.text.train, rows) for rows in group]
         tokens = sum(batch.num_tokens for batch in batches)
@@ -204,6 +173,7 @@ class Seq2SeqTrainer:
         seconds = time.perf_counter() - started
         state.seconds += seconds
         state.train_seconds += seconds
+        state.cpu_seconds += time.process_time() - cpu_started
         return tokens
 
     def _diverged(self, what: str) -> None:
@@ -222,7 +192,7 @@ class Seq2SeqTrainer:
         on_step: Callable[[Seq2SeqTrainer, int], None] | None = None,
         on_validation: Callable[[Seq2SeqTrainer, Validation], None] | None = None,
     ) -> Seq2SeqTrainer:
-        """Train to the last epoch, to the limit of minutes, or until validation no longer improves.
+        """Train to the last epoch, to a limit of minutes, or until validation no longer improves.
 
         Args:
             on_step: called after each step with this trainer and the step's target tokens.
@@ -273,7 +243,8 @@ class Seq2SeqTrainer:
         return self.state.epoch >= self.config.epochs or bool(stopped) or self._out_of_time()
 
     def _out_of_time(self) -> bool:
-        return bool(self.config.max_minutes) and self.state.seconds >= 60 * self.config.max_minutes
+        limits = (self.config.max_minutes, self.state.seconds), (self.config.max_cpu_minutes, self.state.cpu_seconds)
+        return any(minutes and seconds >= 60 * minutes for minutes, seconds in limits)
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         if self._stop:  # the second Ctrl-C does not wait for the step
@@ -282,9 +253,10 @@ class Seq2SeqTrainer:
 
     def _validate(self) -> Validation:
         state, config = self.state, self.config
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         result = validate(self.model, self.text, config, self.dtype)
         state.seconds += time.perf_counter() - started
+        state.cpu_seconds += time.process_time() - cpu_started
         if result.loss is not None and not math.isfinite(result.loss):
             self._diverged(f"the validation loss became {result.loss}")
         entry = {
@@ -295,6 +267,7 @@ class Seq2SeqTrainer:
             "bleu": result.bleu,
             "lr": self.lr(),
             "seconds": state.seconds,
+            "cpu_seconds": state.cpu_seconds,
         }
         best = self._best_score()
         state.history.append(entry)
