@@ -33,13 +33,16 @@ struct SgnsParams {
   uint64_t seed;
   uint32_t epoch;
   uint32_t epochs;
-  double lr;            // at the start; falls linearly over all epochs, to lr / 10,000
-  bool mean = true;     // CBOW: what predicts is the mean of the contexts' rows (or their sum), and
-  bool divide = false;  // each context gets that vector's gradient divided by the number of contexts (or whole)
+  double lr;                   // at the start; falls linearly over all epochs, to lr / 10,000
+  bool own_negatives = false;  // each centre of a block has its own, and does not share them
+  bool mean = true;            // CBOW: what predicts is the mean of the contexts' rows (or their sum), and
+  bool divide = false;         // each context gets that vector's gradient divided by the number of contexts (or whole)
   // Hierarchical softmax: `out` holds inner nodes, and path[path_start[w]] to path[path_start[w + 1]] lead from the
   // root to word w: node << 1 | code.
   const int64_t* path_start = nullptr;
   const int32_t* path = nullptr;
+
+  int negatives_of_block() const { return own_negatives ? kBlock * negative : negative; }
 };
 
 struct SgnsStats {

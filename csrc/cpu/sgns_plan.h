@@ -17,8 +17,8 @@ struct Batch {
   std::vector<int32_t> words, windows, places;  // of the kept words
   std::vector<float*> in_rows, out_rows;
   std::vector<Block> blocks;
-  std::vector<uint64_t> draws;      // K per block
-  std::vector<float*> negatives;    // rows of out, K per block
+  std::vector<uint64_t> draws;      // K per block, or for each of its centres
+  std::vector<float*> negatives;    // rows of out, as many
   std::vector<uint32_t> last_seen;  // by a word's hash: the last block that had such a word among its outputs
   uint32_t serial = 0;
 
@@ -96,20 +96,24 @@ inline void plan_sentence(const SgnsParams& p, const int32_t* ids, int64_t lengt
     }
     batch->blocks.push_back({static_cast<int32_t>(j), static_cast<int32_t>(stop - j), static_cast<int32_t>(low),
                              static_cast<int32_t>(high), lr, true});
-    const uint64_t first = static_cast<uint64_t>(batch->places[j]) * (1 + p.negative) + 1;
-    for (int k = 0; k < p.negative; ++k) {
-      const uint64_t bits = draw(key, first + k);
-      batch->draws.push_back(bits);
-      __builtin_prefetch(p.alias + below(static_cast<uint32_t>(bits >> 32), p.vocab_size));
+    for (int g = 0; g < (p.own_negatives ? kBlock : 1); ++g) {
+      const int64_t center = std::min(j + g, stop - 1);  // those of a missing centre weigh nothing
+      const uint64_t first = static_cast<uint64_t>(batch->places[center]) * (1 + p.negative) + 1;
+      for (int k = 0; k < p.negative; ++k) {
+        const uint64_t bits = draw(key, first + k);
+        batch->draws.push_back(bits);
+        __builtin_prefetch(p.alias + below(static_cast<uint32_t>(bits >> 32), p.vocab_size));
+      }
     }
   }
   const int64_t num_blocks = static_cast<int64_t>(batch->blocks.size());
-  batch->negatives.resize(num_blocks * p.negative);
+  const int64_t count = p.negatives_of_block();
+  batch->negatives.resize(num_blocks * count);
   for (int64_t b = old_blocks; b < num_blocks; ++b) {
     Block& block = batch->blocks[b];
     ++batch->serial;
     for (int g = 0; g < block.count; ++g) block.plain &= !batch->seen_before(batch->words[block.first + g]);
-    for (int64_t k = b * p.negative; k < (b + 1) * p.negative; ++k) {
+    for (int64_t k = b * count; k < (b + 1) * count; ++k) {
       const uint32_t word = sample_alias(p.alias, p.vocab_size, batch->draws[k]);
       batch->negatives[k] = out_row(p, word);
       block.plain &= !batch->seen_before(word);
