@@ -113,27 +113,40 @@ def long_run(tokens: int, threads: int) -> dict:
         }
 
 
+# Runs a module as python -m does, or nothing, and says how much memory that took. (ru_maxrss would not do: a process
+# begins with its parent's.)
+PEAK = """
+import runpy, sys, w2v_ext
+if len(sys.argv) > 1:
+    sys.argv = sys.argv[1:]
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        assert not stop.code, stop.code
+print([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0].split()[1])
+"""
+
+
 def peak_mebibytes(arguments: list[str], environment: dict[str, str]) -> float:
     """The most memory that a process had in its pages, files' included."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdout=subprocess.DEVNULL,
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *arguments],
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={**os.environ, **environment},
+        text=True,
+        check=True,
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{arguments} ended with status {status}")
-    return usage.ru_maxrss / 1024
+    return int(done.stdout.split()[-1]) / 1024
 
 
 def whole_run(corpus: str, threads: int) -> dict:
     """Peak memory of the command line from text to vectors, and of importing the library alone."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {"W2V_EXT_CACHE": str(Path(folder) / "cache")}
-        command = ["-m", "w2v_ext.train", "--corpus", corpus, "--out", str(Path(folder) / "model")]
+        command = ["w2v_ext.train", "--corpus", corpus, "--out", str(Path(folder) / "model")]
         command += ["--epochs", "1", "--threads", str(threads)]
-        base = peak_mebibytes(["-c", "import w2v_ext"], environment)
+        base = peak_mebibytes([], environment)
         first, second = (peak_mebibytes(command, environment) for _ in range(2))
         ids = next(Path(folder).glob("cache/**/ids.bin")).stat().st_size / 2**20
         words = len(next(Path(folder).glob("cache/**/vocab.tsv")).read_text().splitlines())

@@ -177,9 +177,8 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _
             for monitor in monitors:
                 monitor.close(trainer)
 
-    vectors = trainer.keyed_vectors()
     if not trainer.method.writes:
-        return vectors
+        return trainer.keyed_vectors()
     metrics = {"prepare_seconds": prepare_seconds, **trainer.metrics()}
     tensors = trainer.method.saved_tensors()
     save_model(
@@ -193,6 +192,7 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _
         trainer.state.history,
     )
     remove_checkpoints(directory)
+    vectors = trainer.keyed_vectors()
     if builtin:
         (queen, _), *_ = vectors.most_similar(["king", "woman"], ["man"], topn=1)
         report.line(f"  king - man + woman = {queen}")
