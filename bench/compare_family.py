@@ -53,17 +53,17 @@ def fasttext_and_ours(theirs: str, ours: str) -> dict:
 
 FASTTEXT = {"lr": 0.05, "sample": 1e-4}  # fastText's defaults
 HS = {"hs": 1, "negative": 0}
+MEAN = {"cbow_mean": True}
+DIVIDED = {"cbow_mean": True, "cbow_divide_gradient": True}
 ROWS = {
     "cbow": Row(gensim_and_ours({"sg": 0}, {"model": "cbow"})),
-    "cbow-divided": Row({"w2v_ext": ("w2v_ext", {"model": "cbow", "cbow_divide_gradient": True})}),
-    "cbow-divided-lr": Row(
-        {"w2v_ext": ("w2v_ext", {"model": "cbow", "cbow_divide_gradient": True})}, settings={"lr": 0.075}
-    ),
-    "cbow-sum": Row(gensim_and_ours({"sg": 0, "cbow_mean": 0}, {"model": "cbow", "cbow_mean": False})),
+    "cbow-mean": Row(gensim_and_ours({"sg": 0}, {"model": "cbow", **MEAN})),
+    "cbow-divided": Row({"w2v_ext": ("w2v_ext", {"model": "cbow", **DIVIDED})}),
+    "cbow-divided-lr": Row({"w2v_ext": ("w2v_ext", {"model": "cbow", **DIVIDED})}, settings={"lr": 0.075}),
     "skipgram-hs": Row(gensim_and_ours({"sg": 1, **HS}, {"model": "skipgram", "loss": "hs"})),
     "fasttext": Row(fasttext_and_ours("skipgram", "fasttext"), FASTTEXT),
     "fasttext-cbow": Row(fasttext_and_ours("cbow", "fasttext-cbow"), FASTTEXT),
-    "cbow-hs": Row(gensim_and_ours({"sg": 0, **HS}, {"model": "cbow", "loss": "hs"})),
+    "cbow-hs": Row(gensim_and_ours({"sg": 0, **HS}, {"model": "cbow", "loss": "hs", **MEAN})),
 }
 
 

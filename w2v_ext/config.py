@@ -61,10 +61,11 @@ class TrainConfig:
     loss: Literal["ns", "hs", "softmax"] = "ns"
     """How the probability of a word is learnt: negative sampling, hierarchical softmax, or the full softmax (for small
     vocabularies)."""
-    cbow_mean: bool = True
-    """CBOW predicts from the mean of the contexts, or else from their sum."""
+    cbow_mean: bool = False
+    """CBOW predicts from the mean of the contexts, as word2vec does, or else from their sum."""
     cbow_divide_gradient: bool = False
-    """CBOW gives each context the gradient divided by the number of contexts, or else whole, as word2vec does."""
+    """CBOW gives each context the gradient divided by the number of contexts, or else whole. Exact is whole for the sum
+    and divided for the mean (which wants --lr 0.075); word2vec takes the mean and gives it whole."""
     dim: int = 100
     """Dimension of the vectors."""
     window: int = 5

@@ -48,16 +48,16 @@ class Trainer {
   __device__ void block(const SentenceReader& reader, int64_t center, int count, int64_t filled) {
     if constexpr (kModel == Model::kSkipGramTree) {
       for (int g = 0; g < count; ++g) skipgram(reader, center + g, filled);
-      return;
-    }
-    for (int g = 0; g < count; ++g) gather(center + g, filled, hidden(g));
-    if constexpr (kModel == Model::kCbow) {
-      predict(reader, center, count);
     } else {
-      for (int g = 0; g < count; ++g) descend(reader, center + g, hidden(g), hidden(kBlock + g));
+      for (int g = 0; g < count; ++g) gather(center + g, filled, hidden(g));
+      if constexpr (kModel == Model::kCbow) {
+        predict(reader, center, count);
+      } else {
+        for (int g = 0; g < count; ++g) descend(reader, center + g, hidden(g), hidden(kBlock + g));
+      }
+      for (int g = 0; g < count; ++g) scatter(center + g, filled, hidden(kBlock + g));
+      pairs += count;
     }
-    for (int g = 0; g < count; ++g) scatter(center + g, filled, hidden(kBlock + g));
-    pairs += count;
   }
 
  private:
