@@ -231,8 +231,9 @@ class Trainer:
     def keyed_vectors(self) -> KeyedVectors:
         """The word vectors trained so far, as a copy; of fastText's models, with the n-grams' (`FastTextVectors`)."""
         vocab, vectors = self.corpus.vocab, self.method.word_vectors().numpy()
-        if isinstance(self.method, FastText):
-            subwords, config = self.method.subword_table(), self.config.to_dict()
+        method = self.method.inner if isinstance(self.method, Ranks) else self.method
+        if isinstance(method, FastText):
+            subwords, config = method.subword_table(), self.config.to_dict()
             return FastTextVectors(vocab.words, vectors, vocab.counts, subwords=subwords, config=config)
         return KeyedVectors(vocab.words, vectors, counts=vocab.counts)
 
