@@ -221,7 +221,7 @@ class Start:
 
 
 def _shared_rows(vocab: Vocabulary, words: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """The rows of words that both have: in the vocabulary, and among ``words`` (the first of a word that comes twice)."""
+    """The rows of words that both have, in the vocabulary and among ``words``; the first of a word that comes twice."""
     first: dict[int, int] = {}
     for i, word in enumerate(words):
         row = vocab.word_to_id.get(word)
