@@ -203,8 +203,8 @@ class Start:
         for name, table in method.weights.items():
             if name not in ("in_weight", "out_weight") or len(table) != self._vocab_size:
                 raise ValueError(
-                    f"model: expected one with a word and an output vector for each of {self._vocab_size} words to go on "
-                    f"with, got {name} of shape {tuple(table.shape)}"
+                    f"model: expected word and output vectors for each of {self._vocab_size} words to go on with, got "
+                    f"{name} of shape {tuple(table.shape)}"
                 )
         if self._old is not None:
             _check_dim("continue_from", self._old.in_weight.shape[1], dim)
