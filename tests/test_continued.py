@@ -102,6 +102,14 @@ def test_vectors_that_do_not_fit():
         Trainer(corpus, config(), start=Start(corpus.vocab, foreign=foreign))
 
 
+def test_a_model_with_other_tables():
+    corpus = corpus_from_sequences(SENTENCES)
+    method = Trainer(corpus, config()).method
+    method.weights["out_weight"] = method.weights["out_weight"][1:]  # inner nodes of a tree, say
+    with pytest.raises(ValueError, match=r"model: expected word and output vectors .*got out_weight of shape \(6, 6\)"):
+        Start(corpus.vocab)(method, corpus.ids)
+
+
 # ---- locked rows ---------------------------------------------------------------------------------------------------
 
 

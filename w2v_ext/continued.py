@@ -185,7 +185,7 @@ class Start:
             raise ValueError(f"lock: expected one of {', '.join(LOCKS)}, got {lock!r}")
         if (lock == "intersect" and foreign is None) or (lock == "old" and old is None):
             raise ValueError(f"lock: expected vectors to lock, got {lock!r} without them")
-        self._old, self._foreign = old, foreign
+        self._old, self._foreign, self._vocab_size = old, foreign, len(vocab)
         self._old_rows = _shared_rows(vocab, old.words if old is not None else [])
         self._foreign_rows = _shared_rows(vocab, foreign.words if foreign is not None else [])
         self.old_words, self.intersected = len(self._old_rows[0]), len(self._foreign_rows[0])
@@ -200,10 +200,12 @@ class Start:
             ValueError: vectors of another dimension, or a model that has other tables than word and output vectors.
         """
         dim = method.weights["in_weight"].shape[1]
-        if set(method.weights) - {"in_weight", "out_weight"}:
-            raise ValueError(
-                f"model: expected one of word and output vectors to go on with, got tables {', '.join(method.weights)}"
-            )
+        for name, table in method.weights.items():
+            if name not in ("in_weight", "out_weight") or len(table) != self._vocab_size:
+                raise ValueError(
+                    f"model: expected word and output vectors for each of {self._vocab_size} words to go on with, got "
+                    f"{name} of shape {tuple(table.shape)}"
+                )
         if self._old is not None:
             _check_dim("continue_from", self._old.in_weight.shape[1], dim)
             to, source = self._old_rows
@@ -211,8 +213,7 @@ class Start:
                 table = getattr(self._old, name)
                 if table is None:
                     raise ValueError(f"continue_from: expected a model with {name}, got one that was saved without it")
-                if len(table) == len(self._old.words):
-                    _copy_rows(method.weights[name], to, table[source])
+                _copy_rows(method.weights[name], to, table[source])
         if self._foreign is not None:
             _check_dim("intersect", self._foreign.vectors.shape[1], dim)
             to, source = self._foreign_rows
@@ -221,7 +222,7 @@ class Start:
 
 
 def _shared_rows(vocab: Vocabulary, words: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """The rows of words that both have: in the vocabulary, and among ``words`` (there its first)."""
+    """The rows of words that both have, in the vocabulary and among ``words``; the first of a word that comes twice."""
     first: dict[int, int] = {}
     for i, word in enumerate(words):
         row = vocab.word_to_id.get(word)
