@@ -6,6 +6,7 @@
 Generated text: words by Zipf's law, sentences of 20 words, sample 1e-3, window 5, 5 negatives. Every figure is the
 median of `--rounds` passes after one to warm up; threads take turns within a round. `--corpus` adds the threads'
 figures on a text of one's own and the memory of a whole run on it, `--tokens` a run over that many generated tokens.
+`--parts` measures some of it and keeps what `--out` holds of the rest, if the machine and the versions are the same.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from w2v_ext.corpus import Corpus
 from w2v_ext.vocab import Vocabulary
 
 VOCABS = (10_000, 30_000, 100_000, 300_000, 1_000_000, 5_000_000)
+PARTS = ("corpus", "vocabulary", "dim", "long")
 DIMS = (50, 100, 200, 300, 512, 1024)
 
 
@@ -111,30 +113,43 @@ def long_run(tokens: int, threads: int) -> dict:
         }
 
 
+# Runs a module as python -m does, or nothing, and says how much memory that took. (ru_maxrss would not do: a process
+# begins with its parent's.)
+PEAK = """
+import runpy, sys, w2v_ext
+if len(sys.argv) > 1:
+    sys.argv = sys.argv[1:]
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        assert not stop.code, stop.code
+print([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0].split()[1])
+"""
+
+
 def peak_mebibytes(arguments: list[str], environment: dict[str, str]) -> float:
     """The most memory that a process had in its pages, files' included."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdout=subprocess.DEVNULL,
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *arguments],
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={**os.environ, **environment},
+        text=True,
+        check=True,
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{arguments} ended with status {status}")
-    return usage.ru_maxrss / 1024
+    return int(done.stdout.split()[-1]) / 1024
 
 
 def whole_run(corpus: str, threads: int) -> dict:
     """Peak memory of the command line from text to vectors, and of importing the library alone."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {"W2V_EXT_CACHE": str(Path(folder) / "cache")}
-        command = ["-m", "w2v_ext.train", "--corpus", corpus, "--out", str(Path(folder) / "model")]
+        command = ["w2v_ext.train", "--corpus", corpus, "--out", str(Path(folder) / "model")]
         command += ["--epochs", "1", "--threads", str(threads)]
-        base = peak_mebibytes(["-c", "import w2v_ext"], environment)
+        base = peak_mebibytes([], environment)
         first, second = (peak_mebibytes(command, environment) for _ in range(2))
-        ids = next(Path(folder).glob("cache/*/ids.bin")).stat().st_size / 2**20
-        words = len(next(Path(folder).glob("cache/*/vocab.tsv")).read_text().splitlines())
+        ids = next(Path(folder).glob("cache/**/ids.bin")).stat().st_size / 2**20
+        words = len(next(Path(folder).glob("cache/**/vocab.tsv")).read_text().splitlines())
     weights = 2 * words * 112 * 4 / 2**20
     return {
         "import_mib": base,
@@ -153,29 +168,40 @@ def main() -> None:
     parser.add_argument("--tokens", type=int)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     both = (1, args.threads) if args.threads > 1 else (1,)
     report: dict = {"machine": machine(), "settings": {"rounds": args.rounds, "threads": args.threads}}
+    if len(args.parts) < len(PARTS) and args.out and args.out.exists():
+        earlier = json.loads(args.out.read_text())
+        if earlier["settings"] != report["settings"] or any(
+            earlier["machine"].get(key) != value for key, value in report["machine"].items() if key != "date"
+        ):
+            raise SystemExit(f"parts: {args.out} was made with other settings, machine or versions")
+        report = earlier
 
     def note(name: str, value: object) -> None:
         print(name, json.dumps(value), file=sys.stderr, flush=True)
 
-    if args.corpus:
+    if args.corpus and "corpus" in args.parts:
         corpus = w2v_ext.prepare_corpus(args.corpus)
         report["corpus"] = {"words": corpus.num_tokens, "vocabulary": len(corpus.vocab)}
         report["corpus"] |= measure(corpus, 100, both, args.rounds) | {"memory": whole_run(args.corpus, args.threads)}
         note("corpus", report["corpus"])
-    report["vocabulary"] = {}
-    for vocab in VOCABS:
-        report["vocabulary"][vocab] = measure(zipf_corpus(vocab, zipf_ids(vocab, 4_000_000)), 100, both, args.rounds)
-        note(f"vocabulary {vocab}", report["vocabulary"][vocab])
-    report["dim"] = {}
-    zipf = zipf_corpus(50_000, zipf_ids(50_000, 4_000_000))
-    for dim in DIMS:
-        report["dim"][dim] = measure(zipf, dim, both, args.rounds)
-        note(f"dim {dim}", report["dim"][dim])
-    if args.tokens:
+    if "vocabulary" in args.parts:
+        report["vocabulary"] = {}
+        for vocab in VOCABS:
+            zipf = zipf_corpus(vocab, zipf_ids(vocab, 4_000_000))
+            report["vocabulary"][vocab] = measure(zipf, 100, both, args.rounds)
+            note(f"vocabulary {vocab}", report["vocabulary"][vocab])
+    if "dim" in args.parts:
+        report["dim"] = {}
+        zipf = zipf_corpus(50_000, zipf_ids(50_000, 4_000_000))
+        for dim in DIMS:
+            report["dim"][dim] = measure(zipf, dim, both, args.rounds)
+            note(f"dim {dim}", report["dim"][dim])
+    if args.tokens and "long" in args.parts:
         report["long_run"] = long_run(args.tokens, args.threads)
         note("long run", report["long_run"])
     if args.out:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 NAMES = {
     "gensim": "gensim (`sg=1`, `corpus_file`)",
+    "gensim-decay": "gensim, each thread's learning rate brought to the end",
     "fasttext": "fastText (PyPI, no subwords)",
     "avx2": "w2v_ext, AVX2 only",
     "w2v_ext": "w2v_ext",

@@ -23,6 +23,8 @@ SETTINGS_OF_THE_MACHINE = (
     "tensorboard",
     "cache_dir",
     "checkpoint_minutes",
+    "checkpoint_words",
+    "checkpoint_keep",
 )
 """Settings that may change between a run and its resumption; all others shape the result."""
 
@@ -91,6 +93,12 @@ class TrainConfig:
     """Where encoded corpora are kept (default: $W2V_EXT_CACHE or ~/.cache/w2v_ext)."""
     checkpoint_minutes: float = 10.0
     """Save a checkpoint this often; 0 saves only when interrupted."""
+    checkpoint_words: int = 0
+    """Save a checkpoint after so many words of the text as well; 0 goes by the clock alone."""
+    checkpoint_keep: int = 1
+    """How many checkpoints to keep: the newest and those before it."""
+    sync_every: int = 0
+    """With torchrun: words that each process trains on between two exchanges of rows; 0 finds a number."""
 
     def __post_init__(self) -> None:
         """Check every setting."""
@@ -100,6 +108,9 @@ class TrainConfig:
             self._check_integer(name, 1, high)
         self._check_integer("threads", 0, 4096)
         self._check_integer("sentences_in_flight", 0, 2**20)
+        self._check_integer("checkpoint_words", 0, 2**62)
+        self._check_integer("checkpoint_keep", 1, 1000)
+        self._check_integer("sync_every", 0, 2**40)
         self._check_integer("seed", 0, 2**63 - 1)
         if self.max_vocab is not None:
             self._check_integer("max_vocab", 2, 2**31)
@@ -156,10 +167,11 @@ class TrainConfig:
 
     @property
     def num_threads(self) -> int:
-        """Threads to use: ``threads``, or every core this process may run on."""
+        """Threads to use: ``threads``, or every core this process may run on; torchrun's processes share them."""
         if self.threads:
             return self.threads
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
     @property
     def probe_words(self) -> list[str]:

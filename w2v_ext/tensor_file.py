@@ -22,7 +22,7 @@ _NAMES = {
     torch.int32: "I32",
     torch.uint8: "U8",
 }
-_CHUNK = 8 << 20  # bytes of a tensor that are copied at a time
+_CHUNK = 1 << 20  # bytes of a tensor that are copied at a time
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -9,23 +9,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
+from .checkpoints import CHECKPOINT, remove_checkpoints
 from .config import TrainConfig
 from .corpus import Corpus, CorpusOptions, prepare_corpus
+from .distributed import first_of_each_machine, process_group, rank
 from .download import DownloadError, text8_path
 from .keyedvectors import KeyedVectors
 from .model_files import save_model
 from .monitor import HistoryMonitor, Monitor, TensorBoardMonitor
 from .packages import import_package
 from .synthetic import BUILTIN_PROBE_PAIRS, BUILTIN_PROBES, builtin_corpus_path
-from .trainer import CHECKPOINT, Interrupted, Trainer, TrainingError
+from .trainer import Interrupted, Trainer, TrainingError
 
 DESCRIPTION = """Train word vectors: skip-gram with negative sampling, on all cores or on a GPU.
 
 DIR receives model.safetensors, vocab.tsv, config.json, metrics.json and history.json. Without --corpus a small corpus
 with planted meaning is generated, learnt in seconds, and its nearest neighbours are shown. Settings can also stand in a
-YAML or JSON file (--config FILE); flags win over it."""
+YAML or JSON file (--config FILE); flags win over it. `torchrun --nproc-per-node N -m w2v_ext.train ...` trains with N
+processes."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,12 @@ class CommandLine(TrainConfig):
 
     config: str | None = None
     """YAML or JSON file of settings; a model's config.json is one."""
-    resume: bool = False
-    """Go on from the checkpoint in DIR."""
+    resume: Literal["no", "yes", "auto"] = "no"
+    """--resume goes on from the checkpoint in DIR; --resume auto does so if there is one, and starts anew if not."""
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig, bool]:
-    """Read flags and config file: the settings, and whether to resume.
+def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig, str]:
+    """Read flags and config file: the settings, and whether to resume: no, yes or auto.
 
     Raises:
         ValueError: a setting that does not hold, or a config file that cannot be read as one.
@@ -47,6 +50,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig
     """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for i, flag in enumerate(arguments):
+        if flag == "--resume" and arguments[i + 1 : i + 2] not in (["auto"], ["yes"], ["no"]):
+            arguments[i] = "--resume=yes"
     given, _ = finder.parse_known_args(arguments)
     base = TrainConfig.from_file(given.config) if given.config else TrainConfig()
     tyro = import_package("tyro", "tyro", "for the command line (from Python, w2v_ext.Trainer does without)")
@@ -57,8 +64,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig
         description=DESCRIPTION,
         default=CommandLine(**base.__dict__, config=given.config),
     )
-    given_arguments = sys.argv[1:] if arguments is None else arguments
-    if "--corpus" in given_arguments and not line.corpus:
+    if "--corpus" in arguments and not line.corpus:
         raise ValueError("corpus: expected at least one path after --corpus, got none")
     settings = {name: value for name, value in line.__dict__.items() if name not in ("config", "resume")}
     return TrainConfig(**settings), line.resume
@@ -98,12 +104,12 @@ def open_corpus(config: TrainConfig, progress: bool = True) -> Corpus:
             raise FileNotFoundError(f"corpus: no such file or directory: {error.filename}") from error
 
 
-def run(config: TrainConfig, *, resume: bool = False, out: TextIO | None = None) -> KeyedVectors:
+def run(config: TrainConfig, *, resume: str = "no", out: TextIO | None = None) -> KeyedVectors:
     """Train as the command line does: prepare the corpus, train, show probes, save to ``config.out``.
 
     Args:
         config: the settings.
-        resume: go on from the checkpoint in ``config.out``.
+        resume: ``no``; ``yes``, go on from the checkpoint in ``config.out``; ``auto``, if there is one that is whole.
         out: where the report is written (default: standard output). A report that cannot be written ends the reports,
             not the training.
 
@@ -111,18 +117,20 @@ def run(config: TrainConfig, *, resume: bool = False, out: TextIO | None = None)
         The word vectors.
     """
     directory = Path(config.out)
-    made = make_writable(directory)
+    made = rank() == 0 and make_writable(directory)
     try:
-        return _train_and_save(config, directory, resume, _Report(out or sys.stdout))
+        with process_group(config.device):
+            return _train_and_save(config, directory, resume, _Report((out or sys.stdout) if rank() == 0 else None))
     except BaseException:
         if made and not any(directory.iterdir()):
             directory.rmdir()  # nothing came of it
         raise
 
 
-def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: _Report) -> KeyedVectors:
+def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _Report) -> KeyedVectors:
     started = time.perf_counter()
-    corpus = open_corpus(config)
+    with first_of_each_machine():
+        corpus = open_corpus(config, progress=rank() == 0)
     prepare_seconds = time.perf_counter() - started
     builtin = not config.corpus
     probes = config.probe_words or (list(BUILTIN_PROBES) if builtin else [])
@@ -132,16 +140,19 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
         f"corpus: {corpus.num_tokens:,} words, {len(corpus.vocab):,} distinct"
         f"{' (generated; give --corpus FILE for your own)' if builtin else ''}, ready in {prepare_seconds:.2f} s"
     )
-    if resume:
-        trainer.load_checkpoint(directory)
+    if resume == "yes" or (resume == "auto" and trainer.resume_if_possible(directory)):
+        if resume == "yes":
+            trainer.load_checkpoint(directory)
         report.line(f"resumed at epoch {trainer.state.epoch + 1}, {trainer.words_done:,} words")
-    elif (directory / CHECKPOINT).exists():
+    elif resume == "no" and (directory / CHECKPOINT).exists():
         report.line(f"note: {directory / CHECKPOINT} is of an unfinished run; starting anew (--resume goes on)")
     monitors: list[Monitor] = [HistoryMonitor(trainer, probes, pairs)]
-    if config.tensorboard:
+    if config.tensorboard and trainer.method.writes:
         monitors.append(TensorBoardMonitor(trainer, config.tensorboard, probes, pairs, report=report.line))
 
-    with _tqdm()(total=trainer.total_words, unit=" words", unit_scale=True, disable=None) as bar:
+    with _tqdm()(
+        total=trainer.total_words, unit=" words", unit_scale=True, disable=None if trainer.method.writes else True
+    ) as bar:
         bar.update(trainer.words_done)
         bar.unpause()
 
@@ -166,6 +177,8 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
             for monitor in monitors:
                 monitor.close(trainer)
 
+    if not trainer.method.writes:
+        return trainer.keyed_vectors()
     metrics = {"prepare_seconds": prepare_seconds, **trainer.metrics()}
     tensors = trainer.method.saved_tensors()
     save_model(
@@ -178,7 +191,7 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
         metrics,
         trainer.state.history,
     )
-    (directory / CHECKPOINT).unlink(missing_ok=True)
+    remove_checkpoints(directory)
     vectors = trainer.keyed_vectors()
     if builtin:
         (queen, _), *_ = vectors.most_similar(["king", "woman"], ["man"], topn=1)
@@ -193,8 +206,8 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: bool, report: 
 class _Report:
     """Lines for the user, above the progress bar; once they cannot be written (a closed pipe), there are no more."""
 
-    def __init__(self, out: TextIO) -> None:
-        self._out: TextIO | None = out
+    def __init__(self, out: TextIO | None) -> None:
+        self._out = out
 
     def line(self, text: str) -> None:
         """Write one line."""
@@ -238,13 +251,13 @@ def make_writable(directory: Path) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status: 0, 2 for bad input, 130 when interrupted."""
+    """The command; gives its exit status: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM."""
     try:
         config, resume = parse_arguments(arguments)
         run(config, resume=resume)
     except Interrupted as stop:
         print(f"\n{stop}; go on with the same command and --resume", file=sys.stderr)
-        return 130
+        return 128 + stop.signal
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130

@@ -6,37 +6,41 @@ with one thread a run that was interrupted and resumed gives the same bits as on
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .checkpoints import CHECKPOINT, checkpoint_files, read_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .corpus import Corpus
-from .files import write_files
+from .distributed import Ranks, num_ranks
 from .keyedvectors import KeyedVectors
 from .methods import TrainingError, make_method
-from .packages import import_package
-from .tensor_file import write_tensors
 
-CHECKPOINT = "checkpoint.safetensors"
 _SLICE_SECONDS = 0.2  # between two looks at the clock, the keyboard and the progress bar
 
 
 class Interrupted(Exception):
-    """Training was stopped by Ctrl-C; the checkpoint it names is complete."""
+    """Training was stopped by Ctrl-C or SIGTERM; the checkpoint it names is complete.
 
-    def __init__(self, checkpoint: Path | None) -> None:
+    Attributes:
+        checkpoint: the file, if one was asked for.
+        signal: SIGINT or SIGTERM.
+    """
+
+    def __init__(self, checkpoint: Path | None, signal_number: int = signal.SIGINT) -> None:
         super().__init__(f"interrupted; checkpoint in {checkpoint}" if checkpoint else "interrupted")
-        self.checkpoint = checkpoint
+        self.checkpoint, self.signal = checkpoint, signal_number
 
 
 @dataclass
@@ -79,8 +83,10 @@ class Trainer:
             raise ValueError(f"corpus: expected at least two words in the vocabulary, got {len(vocab)}")
         self.corpus, self.config, self.state = corpus, config, TrainState()
         self.method = make_method(corpus, config)
+        if num_ranks() > 1:
+            self.method = Ranks(self.method, config.sync_every)
         self.slice_loss = float("nan")
-        self._stop = False
+        self._stop = 0  # the signal that asked for it
 
     @property
     def device(self) -> torch.device:
@@ -143,35 +149,39 @@ class Trainer:
         Args:
             on_progress: called a few times a second with this trainer.
             on_epoch: called after each epoch.
-            checkpoint_dir: where to save a checkpoint on Ctrl-C and every ``config.checkpoint_minutes``.
+            checkpoint_dir: where to save a checkpoint on Ctrl-C or SIGTERM, and every ``config.checkpoint_minutes`` and
+                ``config.checkpoint_words``.
 
         Raises:
-            Interrupted: after Ctrl-C, with the checkpoint saved.
+            Interrupted: after Ctrl-C or SIGTERM, with the checkpoint saved.
             TrainingError: the loss is no longer finite (the last checkpoint is kept), or there was no pair to train on.
         """
         state, config = self.state, self.config
         most = min(max(self.method.length * config.epochs // 50, 1 << 16), 1 << 28)  # 50 points of a curve
-        ids_per_slice, last_save = min(1 << 18, most), time.monotonic()
+        ids_per_slice, last_save = self.method.part or min(1 << 18, most), (time.monotonic(), self.words_done)
         with _StopOnInterrupt(self):
             while state.epoch < config.epochs:
                 end = state.position + ids_per_slice
                 if end + ids_per_slice // 2 > self.method.length:
                     end = self.method.length  # and no crumb after it: its loss would be noise
                 seconds = self._train_slice(end)
-                ids_per_slice = int(min(max(ids_per_slice * _SLICE_SECONDS / max(seconds, 1e-3), 1 << 14), most))
+                if self.method.part is None:
+                    ids_per_slice = int(min(max(ids_per_slice * _SLICE_SECONDS / max(seconds, 1e-3), 1 << 14), most))
                 if end == self.method.length:
                     self._finish_epoch()
                     if on_epoch is not None:
                         on_epoch(self)
                 if on_progress is not None:
                     on_progress(self)
-                due = config.checkpoint_minutes and time.monotonic() - last_save > 60 * config.checkpoint_minutes
-                stop = self._stop  # read once: what is reported must have been saved
+                minutes, words = (time.monotonic() - last_save[0]) / 60, self.words_done - last_save[1]
+                due = 0 < config.checkpoint_minutes < minutes or 0 < config.checkpoint_words <= words
+                stop, due = self.method.agree(bool(self._stop), due)  # once: what is reported must have been saved
                 if checkpoint_dir is not None and state.epoch < config.epochs and (stop or due):
                     self.save_checkpoint(checkpoint_dir)
-                    last_save = time.monotonic()
+                    last_save = time.monotonic(), self.words_done
                 if stop and state.epoch < config.epochs:
-                    raise Interrupted(Path(checkpoint_dir) / CHECKPOINT if checkpoint_dir is not None else None)
+                    checkpoint = Path(checkpoint_dir) / CHECKPOINT if checkpoint_dir is not None else None
+                    raise Interrupted(checkpoint, self._stop or signal.SIGINT)
         if all(loss is None for loss in state.losses):
             raise TrainingError(
                 f"sample: no two words were left side by side with sample = {config.sample}; nothing was learnt. Raise "
@@ -202,6 +212,7 @@ class Trainer:
         return seconds
 
     def _finish_epoch(self) -> None:
+        self.method.settle()
         state = self.state
         state.losses.append(state.epoch_loss / state.epoch_pairs if state.epoch_pairs else None)
         state.epoch += 1
@@ -230,36 +241,38 @@ class Trainer:
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, directory: str | Path) -> Path:
-        """Write weights, state and settings to one file, which appears whole or not at all; gives its path."""
-        path = Path(directory) / CHECKPOINT
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {
-            "state": json.dumps(asdict(self.state)),
-            "config": json.dumps(self.config.to_dict()),
-            "corpus": json.dumps(self._fingerprint()),
-        }
-        write_files({path: lambda target: write_tensors(target, self.method.weights, metadata)})
-        return path
+        """Write weights, state and settings to one file, which appears whole or not at all; gives its path.
 
-    def load_checkpoint(self, directory: str | Path) -> None:
-        """Go on from a checkpoint.
+        The ``config.checkpoint_keep - 1`` before it are kept. Of several processes one writes.
+        """
+        self.method.settle()
+        if not self.method.writes:
+            return Path(directory) / CHECKPOINT
+        metadata = {
+            "state": asdict(self.state),
+            "config": self.config.to_dict(),
+            "corpus": self._fingerprint(),
+        }
+        return save_checkpoint(directory, self.method.weights, metadata, self.config.checkpoint_keep)
+
+    def load_checkpoint(self, path: str | Path) -> None:
+        """Go on from a checkpoint: a file, or the newest in a directory. Of several processes one reads.
 
         Raises:
-            FileNotFoundError: the directory holds none.
+            FileNotFoundError: there is none.
             ValueError: the file is damaged, or was made with other settings (they are named) or another corpus.
         """
-        path = Path(directory) / CHECKPOINT
-        if not path.exists():
-            raise FileNotFoundError(f"resume: no checkpoint to go on from: {path} does not exist")
-        safetensors = import_package("safetensors", "safetensors", "to read a checkpoint")
+        self.state = self.method.follow(self._read_checkpoint(path) if self.method.writes else None)
+
+    def _read_checkpoint(self, path: str | Path) -> TrainState:
+        path = Path(path)
+        path = path / CHECKPOINT if path.is_dir() else path
+        weights, metadata = read_checkpoint(path, list(self.method.weights))
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                state = TrainState(**json.loads(metadata["state"]))
-                saved = TrainConfig.from_dict(json.loads(metadata["config"]), str(path))
-                fingerprint = json.loads(metadata["corpus"])
-                weights = {name: file.get_tensor(name) for name in self.method.weights}
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            state = TrainState(**metadata["state"])
+            saved = TrainConfig.from_dict(metadata["config"], str(path))
+            fingerprint = metadata["corpus"]
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"resume: {path} is not a complete checkpoint: {error}") from error
         for name in self.config.changed_settings(saved):
             raise ValueError(
@@ -273,8 +286,28 @@ class Trainer:
                 raise ValueError(
                     f"resume: {path}: {name} has shape {tuple(weights[name].shape)}, not {tuple(weight.shape)}"
                 )
+        for name, weight in self.method.weights.items():
             weight.copy_(weights[name])
-        self.state = state
+        return state
+
+    def resume_if_possible(self, directory: str | Path) -> bool:
+        """Go on from the newest checkpoint that is whole; tells whether there was one.
+
+        Raises:
+            ValueError: it was made with other settings or another corpus.
+        """
+        state = None
+        for path in checkpoint_files(directory) if self.method.writes else ():
+            try:
+                state = self._read_checkpoint(path)
+                break
+            except ValueError as error:
+                if "is not a complete checkpoint" not in str(error):
+                    raise
+                warnings.warn(f"{error}; trying the one before it", RuntimeWarning, stacklevel=2)
+        state = self.method.follow(state)
+        self.state = state or self.state
+        return state is not None
 
     def _fingerprint(self) -> dict:
         vocab, ids = self.corpus.vocab, self.corpus.ids
@@ -288,21 +321,22 @@ class Trainer:
 
 
 class _StopOnInterrupt:
-    """Turns the first Ctrl-C into a request to stop at the end of the slice; the second one interrupts at once."""
+    """Turns the first Ctrl-C or SIGTERM into a request to stop at the end of the slice; the second one acts at once."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        self._trainer._stop = False
-        self._previous = None
+        self._trainer._stop = 0
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._request)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._request)
 
-    def _request(self, *_: object) -> None:
-        self._trainer._stop = True
-        signal.signal(signal.SIGINT, self._previous)
+    def _request(self, number: int, _: object) -> None:
+        self._trainer._stop = number
+        self.__exit__()
 
     def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        while self._previous:
+            signal.signal(*self._previous.popitem())

@@ -21,6 +21,10 @@
 #include <thread>
 #include <vector>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "tokenizer.h"
 
 namespace w2v::text {
@@ -85,6 +89,15 @@ struct LabelledLines {
 // Called now and then with the bytes read so far (or ids written); may throw to stop everything.
 using Tick = std::function<void(uint64_t)>;
 
+// Hands freed memory back to the system when it is destroyed: what reading took is not what training should pay for.
+struct MemoryReturn {
+  ~MemoryReturn() {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+  }
+};
+
 class Builder {
  public:
   explicit Builder(BuilderOptions options);
@@ -112,7 +125,8 @@ class Builder {
     std::vector<int32_t> final_id;  // by code; -1: not in the vocabulary
     std::thread thread;
   };
-  struct Encoded {  // a block's codes: in memory, or in the spill file from `offset` on
+  MemoryReturn last_;  // the first member is destroyed after all others
+  struct Encoded {     // a block's codes: in memory, or in the spill file from `offset` on
     std::unique_ptr<uint16_t[]> codes;
     uint64_t count = 0, offset = 0, tokens = 0;
     uint32_t worker = 0, source = 0;

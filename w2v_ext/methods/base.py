@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,6 +30,9 @@ class Method:
     weights: dict[str, Tensor]
     length: int
     device: torch.device = torch.device("cpu")
+    sorted_tables: frozenset[str] = frozenset({"in_weight", "out_weight"})  # those whose rows go by frequency
+    part: int | None = None  # positions to train at a time; None: as the clock says
+    writes: bool = True  # files: of several processes one does
 
     def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
         """Train on ``begin`` to ``end`` of an epoch, and wait for it.
@@ -39,6 +44,17 @@ class Method:
             IndexError: a word that is not in the vocabulary, with its place.
         """
         raise NotImplementedError
+
+    def settle(self) -> None:
+        """Bring the weights to where several processes agree, before they are saved or an epoch ends."""
+
+    def follow(self, state: Any) -> Any:
+        """Take over the weights, read from a checkpoint, and the state of the process that read them."""
+        return state
+
+    def agree(self, *wishes: bool) -> tuple[bool, ...]:
+        """Each wish that any of several processes has."""
+        return wishes
 
     def word_vectors(self) -> Tensor:
         """(V, D) float32 on the CPU, contiguous: a copy of the vectors of the words as they are now."""

@@ -1,0 +1,186 @@
+"""Several processes under torchrun: nothing is lost or counted twice, and runs survive what happens to them."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+import w2v_ext
+from w2v_ext.checkpoints import CHECKPOINT
+from w2v_ext.distributed import Ranks, tier_bounds
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+
+COUNTING = """
+import os, sys, numpy as np, torch
+from w2v_ext import distributed
+from w2v_ext.methods import Method
+
+class Counter(Method):
+    '''Every position moves one row of each table by one, at random places.'''
+    def __init__(self, ids):
+        self.ids, self.length = ids, len(ids)
+        names = ("in_weight", "out_weight", "buckets")
+        self.weights = {name: torch.zeros(3000, 20)[:, :3] for name in names}
+
+    def train(self, epoch, begin, end):
+        for weight in self.weights.values():
+            weight.index_add_(0, self.ids[begin:end], torch.ones(end - begin, 3))
+        return 0.5 * (end - begin), end - begin, 2 * (end - begin)
+
+ids = torch.from_numpy(np.random.default_rng(0).zipf(1.2, 5000).clip(1, 3000) - 1)
+with distributed.process_group():
+    ranks = distributed.Ranks(Counter(ids), sync_every=int(sys.argv[1]))
+    sums = np.zeros(3)
+    for begin in range(0, len(ids), 1234):
+        sums += ranks.train(0, begin, min(begin + 1234, len(ids)))
+        if begin == 2468:
+            ranks.settle()
+    ranks.settle()
+    assert ranks.agree(ranks.rank == 1, False) == (True, False)
+    assert sums.tolist() == [2500, 5000, 10000], sums
+    counts = torch.bincount(ids, minlength=3000).float()
+    for name, weight in ranks.weights.items():
+        assert torch.equal(weight, counts[:, None].expand(-1, 3)), name
+    if ranks.rank == 0:
+        ranks.weights["in_weight"][0] = 7
+    state = ranks.follow("state of rank 0" if ranks.rank == 0 else None)
+    assert state == "state of rank 0" and ranks.weights["in_weight"][0, 0] == 7
+    assert ranks.follow(None) is None
+    open(f"{sys.argv[2]}/done-{ranks.rank}", "w").close()
+"""
+
+
+def torchrun(count, *arguments, **options):
+    command = [*TORCHRUN, "--nproc-per-node", str(count), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(w2v_ext.__file__).parents[1])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    return subprocess.Popen(command, **pipes, **options)
+
+
+def finish(process, status=0):
+    printed, error = process.communicate(timeout=180)
+    assert process.returncode == status, error[-3000:]
+    return printed, error
+
+
+@pytest.mark.parametrize(("count", "sync_every"), [(2, 5), (3, 64)])
+def test_every_move_of_every_rank_counts_once(tmp_path, count, sync_every):
+    script = tmp_path / "count.py"
+    script.write_text(COUNTING)
+    finish(torchrun(count, script, sync_every, tmp_path))
+    assert len(list(tmp_path.glob("done-*"))) == count
+
+
+@pytest.mark.parametrize("rows", [1, 255, 256, 257, 2048, 49_192, 5_000_000])
+def test_tiers_cover_every_row_once(rows):
+    bounds = tier_bounds(rows)
+    assert bounds[0][0] == 0
+    assert bounds[-1][1] == rows
+    assert all(before[1] == after[0] for before, after in zip(bounds, bounds[1:], strict=False))
+    assert [period for *_, period in bounds] == sorted(period for *_, period in bounds)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    words = np.array([f"w{i}" for i in range(1000)])
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n".join(" ".join(rng.choice(words, 50)) for _ in range(6000)))
+    return path
+
+
+def settings(text, out):
+    flags = {"corpus": text, "out": out, "threads": 1, "epochs": 8, "dim": 100, "sample": 0, "device": "cpu"}
+    flags |= {"checkpoint-words": 250_000, "checkpoint-minutes": 0}
+    return ["-m", "w2v_ext.train", *(str(x) for name, value in flags.items() for x in (f"--{name}", value))]
+
+
+def same_vectors(one, other):
+    one, other = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return all(np.array_equal(one[name], other[name]) for name in ("in_weight", "out_weight"))
+
+
+def children(process):
+    """Processes that this one started, by number."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(") ")[2].split()
+        except OSError:  # it has ended
+            continue
+        if int(fields[1]) == process.pid:
+            found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+def wait_for(path, process, previous=None):
+    """Wait for a file, or for one that is newer than the previous; gives its time."""
+    for _ in range(6000):
+        try:
+            now = path.stat().st_mtime_ns
+            if now != previous:
+                return now
+        except FileNotFoundError:
+            pass
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.01)
+    raise AssertionError(f"{path} did not come")
+
+
+def test_a_rank_that_is_killed_costs_no_more_than_what_came_after_the_checkpoint(text, tmp_path):
+    whole = torchrun(2, *settings(text, tmp_path / "whole"))
+    printed, _ = finish(whole)
+    assert printed.count("epoch 8/8") == 1  # one rank reports
+    assert "2 ranks of 1 threads" in printed
+    metrics = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    assert metrics["ranks"] == 2
+    assert metrics["raw_words"] == 300_000
+    assert metrics["loss"][-1] < metrics["loss"][0]
+    assert not (tmp_path / "whole" / CHECKPOINT).exists()
+
+    killed = torchrun(2, "--max-restarts", "3", *settings(text, tmp_path / "killed"), "--resume", "auto")
+    seen = wait_for(tmp_path / "killed" / CHECKPOINT, killed)
+    for victim in (0, 1):
+        time.sleep(random.random() * 0.05)
+        os.kill(children(killed)[victim], signal.SIGKILL)
+        if victim == 0:
+            seen = wait_for(tmp_path / "killed" / CHECKPOINT, killed, seen)
+    printed, _ = finish(killed)
+    assert "resumed at epoch" in printed
+    assert same_vectors(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_sigterm_saves_a_checkpoint_from_which_another_number_of_ranks_goes_on(text, tmp_path):
+    process = torchrun(2, *settings(text, tmp_path / "m"))
+    wait_for(tmp_path / "m" / CHECKPOINT, process)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [CHECKPOINT]
+    resumed = subprocess.run(
+        [sys.executable, *settings(text, tmp_path / "m"), "--resume"], capture_output=True, text=True
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed at epoch" in resumed.stdout
+    assert (tmp_path / "m" / "model.safetensors").exists()
+
+
+def test_ranks_need_a_process_group():
+    corpus = w2v_ext.corpus_from_sequences([[1, 2, 3]] * 10)
+    method = w2v_ext.Trainer(corpus, w2v_ext.TrainConfig(device="cpu", min_count=1)).method
+    with pytest.raises(ValueError, match="process group"):
+        Ranks(method)
+    assert method.agree(True, False) == (True, False)
+    assert torch.equal(method.word_vectors(), method.in_weight)
