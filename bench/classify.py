@@ -115,6 +115,30 @@ def spread(values: list[float]) -> dict:
     }
 
 
+def write_report(args: argparse.Namespace, settings: dict, words: int, pretraining: float | None, runs: dict) -> dict:
+    """Write the JSON; gives the summary."""
+    summary: dict = {}
+    first, *others = runs
+    for side in others:  # how many times as fast as the first side, run by run
+        pairs = zip(runs[side], runs[first], strict=True)
+        summary[f"{side} / {first}"] = spread([o["words_per_second"] / f["words_per_second"] for o, f in pairs])
+    for side, results in runs.items():
+        keys = ("words_per_second", "seconds", "accuracy", "test_seconds", "megabytes")
+        summary[side] = {key: spread([run[key] for run in results]) for key in keys}
+    report = {
+        "machine": machine(),
+        "settings": {**settings, "threads": args.threads, "held_out": args.held_out},
+        "words": words,
+        "pretraining_seconds": pretraining,
+        "summary": summary,
+        "runs": runs,
+    }
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+    return summary
+
+
 def main() -> None:
     """Run the comparison and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,27 +184,8 @@ def main() -> None:
                 run["words_per_second"] = words * args.epochs / run["seconds"]
                 runs.setdefault(side, []).append(run)
                 print(side, json.dumps(run), file=sys.stderr, flush=True)
-
-    summary: dict = {}
-    first = sides[0]
-    for side in sides[1:]:  # how many times as fast as the first side, run by run
-        pairs = zip(runs[side], runs[first], strict=True)
-        summary[f"{side} / {first}"] = spread([o["words_per_second"] / f["words_per_second"] for o, f in pairs])
-    for side, results in runs.items():
-        keys = ("words_per_second", "seconds", "accuracy", "test_seconds", "megabytes")
-        summary[side] = {key: spread([run[key] for run in results]) for key in keys}
-    report = {
-        "machine": machine(),
-        "settings": {**settings, "threads": args.threads, "held_out": args.held_out},
-        "words": words,
-        "pretraining_seconds": pretraining,
-        "summary": summary,
-        "runs": runs,
-    }
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(summary, indent=1))
+            write_report(args, settings, words, pretraining, runs)  # after each round: a run that is cut short counts
+    print(json.dumps(write_report(args, settings, words, pretraining, runs), indent=1))
 
 
 if __name__ == "__main__":
