@@ -259,6 +259,10 @@ def test_pretrained_vectors(files, capsys):
         (("train", "--src", "s", "--tgt", "empty", "--out", "m"), "empty: the file is empty"),
         (("train", "--src", "s", "--tgt", "none", "--out", "m"), "none: No such file or directory"),
         (("train", "--src", "s", "--tgt", "blank", "--out", "m"), "expected words in the target, got only empty lines"),
+        (
+            ("train", "--src", "blank", "--tgt", "t", "--out", "m", "--tokenizer", "bpe"),
+            "training text: expected words in the source, got only empty lines",
+        ),
         (("train", "--src", "s", "--tgt", "t", "--out", "m", "--max-len", 1), "got none: 5 too long (first: line 1)"),
         (("train", "--src", "s", "--out", "m"), "tgt: expected a file beside src=s, got none"),
         (("train", "--tsv", "s", "--out", "m"), "s: line 1: expected at least 2 columns, got 1"),
@@ -277,7 +281,8 @@ def test_bad_input_leaves_nothing(files, monkeypatch, capsys, arguments, message
     (files / "empty").touch()
     (files / "blank").write_text("\n" * 5)
     before = sorted(p.name for p in files.iterdir())
-    assert run(*arguments, *(("--tokenizer", "char") if arguments[0] == "train" else ())) == 2
+    chars = ("--tokenizer", "char") if arguments[0] == "train" and "--tokenizer" not in arguments else ()
+    assert run(*arguments, *chars) == 2
     assert message in capsys.readouterr().err
     assert sorted(p.name for p in files.iterdir()) == before
 

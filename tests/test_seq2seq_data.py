@@ -178,7 +178,9 @@ def test_pairs_are_encoded_and_counted():
     assert [pairs.tgt[i].tolist() for i in range(len(pairs))] == [[4], [5, 4, 3]]
     assert pairs.rows.tolist() == [0, 3] and pairs.unknown == (1 / 6, 1 / 4)
     assert str(pairs.skipped) == "2 with an empty side (first: line 2); 1 too long (first: line 3)"
-    with pytest.raises(ValueError, match=r"text: expected at least one pair to use, got none: 2 with an empty side"):
+    with pytest.raises(
+        ValueError, match=r"text: expected at least one pair to use, got none: 2 with an empty side [^;]*$"
+    ):
         encode_pairs([[], []], [["A"], ["A"]], vocab("a"), vocab("A"), name="text")
     with pytest.raises(ValueError, match="got none: 1 too long .first: line 1.; max_len is 1 tokens"):
         encode_pairs([["a"] * 2], [["A"]], vocab("a"), vocab("A"), max_len=1)

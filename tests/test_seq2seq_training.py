@@ -306,6 +306,10 @@ def test_damaged_models(files, tmp_path):
     refuse("tgt.vocab.tsv", vocab.replace(b"seven", b"SEVEN"), "the vocabularies or tokenizers beside it are not those")
     refuse("tgt.vocab.tsv", b"a\t1\n", "expected <PAD>, <SOS>, <EOS> and <UNK> as the first words")
     refuse("src.vocab.tsv", b"no tab\n", "src.vocab.tsv: line 1")
+    config = (tmp_path / "config.json").read_bytes()
+    shared = config.replace(b'"joint": false', b'"joint": true').replace(b'embeddings": false', b'embeddings": true')
+    (tmp_path / "src.vocab.tsv").write_bytes(vocab + b"more\t1\n")
+    refuse("config.json", shared, "the settings and vocabularies do not fit together: share_embeddings: expected")
     other = settings(files, tmp_path, num_layers=2)
     save_text(tmp_path, other, prepare_text(other).files)
     with pytest.raises(FormatError, match="model.safetensors: lacks the parameter "):

@@ -69,6 +69,9 @@ def prepare_text(
         if getattr(config, name) is not None:
             check_tokenizer(getattr(config, name), name)
     src, tgt = read_pairs(config)
+    for name, lines in (("source", src), ("target", tgt)):
+        if not any(line.strip() for line in lines):
+            raise ValueError(f"training text: expected words in the {name}, got only empty lines")
     valid = read_pairs(config, valid=True)
     if files is None:
         files = _make_files(config, src, tgt)
@@ -123,8 +126,5 @@ def _make_vocabularies(
             counts[0][word] = counts[0].get(word, 0) + count
         counts[1] = counts[0]
     limits = {"min_count": config.min_count, "max_vocab": config.max_vocab, "specials": True}
-    for name, side in zip(("source", "target"), counts, strict=True):
-        if not side:
-            raise ValueError(f"training text: expected words in the {name}, got only empty lines")
     vocabs = [Vocabulary.from_counts(side, **limits) for side in counts]
     return TextFiles(files.src_tokenizer, files.tgt_tokenizer, *vocabs)

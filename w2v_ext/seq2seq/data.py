@@ -112,7 +112,8 @@ def encode_pairs(
             kept.append(row)
     skipped = Skipped(len(empty), len(too_long), *(some[0] if some else None for some in (empty, too_long)))
     if not kept:
-        why = f"{skipped}; max_len is {max_len} tokens" if len(src) else "there are no lines"
+        limit = "" if max_len is None else f"; max_len is {max_len} tokens"
+        why = f"{skipped}{limit}" if len(src) else "there are no lines"
         raise ValueError(f"{name}: expected at least one pair to use, got none: {why}")
     ends = np.array([EOS_ID], np.int32)
     source = [np.concatenate([src_vocab.encode(src[row]), ends]) for row in kept]

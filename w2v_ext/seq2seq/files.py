@@ -169,7 +169,10 @@ def load_model(
     directory = Path(directory)
     config, text = load_text(directory)
     tensors, metadata = load_tensors(directory / weights)
-    model = build_model(config, len(text.src_vocab), len(text.tgt_vocab))
+    try:
+        model = build_model(config, len(text.src_vocab), len(text.tgt_vocab))
+    except ValueError as error:
+        raise FormatError(f"{directory}: the settings and vocabularies do not fit together: {error}") from error
     put_tensors(
         model,
         {name.removeprefix("model."): t for name, t in tensors.items() if not name.startswith("train.")},
