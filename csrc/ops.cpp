@@ -58,15 +58,6 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
       "train_sgns_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
       "Tensor alias, Tensor keep, int first, int num_ids, int begin, int end, int window, int negative, int seed, "
       "int epoch, int epochs, float lr, int sentences_in_flight) -> ()");
-  // The same for CBOW and hierarchical softmax, with all ids on the device, in float32. longest: nodes on a path.
-  m.def(
-      "train_cbow_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
-      "Tensor alias, Tensor keep, bool mean, bool divide, int window, int negative, int seed, int epoch, int epochs, "
-      "float lr, int begin, int end, int sentences_in_flight) -> ()");
-  m.def(
-      "train_hs_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
-      "Tensor path_start, Tensor path, Tensor keep, int longest, bool cbow, bool mean, bool divide, int window, "
-      "int seed, int epoch, int epochs, float lr, int begin, int end, int sentences_in_flight) -> ()");
   // The last end of whole sentences of ids in [begin, begin + limit]: where a chunk that goes to the device is cut.
   m.def("chunk_end(Tensor ids, int begin, int limit) -> int");
   // The instruction set that the CPU kernels use here.
