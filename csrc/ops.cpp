@@ -77,15 +77,6 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
       "train_sgns_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
       "Tensor alias, Tensor keep, int first, int num_ids, int begin, int end, int window, int negative, int seed, "
       "int epoch, int epochs, float lr, int sentences_in_flight) -> ()");
-  // The same for CBOW and hierarchical softmax, with all ids on the device, in float32. longest: nodes on a path.
-  m.def(
-      "train_cbow_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
-      "Tensor alias, Tensor keep, bool mean, bool divide, int window, int negative, int seed, int epoch, int epochs, "
-      "float lr, int begin, int end, int sentences_in_flight) -> ()");
-  m.def(
-      "train_hs_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
-      "Tensor path_start, Tensor path, Tensor keep, int longest, bool cbow, bool mean, bool divide, int window, "
-      "int seed, int epoch, int epochs, float lr, int begin, int end, int sentences_in_flight) -> ()");
   // fastText's models: rows that the same words have are kept as one sum, those of one word alone in in_weight (V, D),
   // all others in ngram_weight (C, D). Word w has the sums entries[first[w]:first[w + 1]] (e >= V: ngram_weight[e -
   // V]), of word_rows (V,) rows; sum e is of group_rows (V + C,) rows. Trains on the whole stretches of ids, at

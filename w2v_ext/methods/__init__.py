@@ -8,11 +8,9 @@ import torch
 
 from ..config import TrainConfig
 from ..corpus import Corpus
-from ..huffman import huffman_tree
 from .base import Method, TrainingError, hottest_share
 from .cbow import Cbow, HierarchicalSoftmax
 from .cuda_epoch import CudaEpoch, choose_device
-from .cuda_family import CudaFamily
 from .glove import Glove
 from .skipgram import CorpusMethod, SkipGram
 from .softmax import FullSoftmax
@@ -41,6 +39,12 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
         raise ValueError(f"loss: expected ns for model = {config.model}, got {config.loss!r}")
     if config.loss == "softmax":
         return FullSoftmax(corpus, config, device)
+    if device.type == "cuda" and (config.model, config.loss) != ("skipgram", "ns"):
+        if config.device == "cuda":
+            raise TrainingError(
+                f"device: model = {config.model} with loss = {config.loss} trains on the CPU only; use --device cpu"
+            )
+        device = torch.device("cpu")
     if config.weight_dtype != "float32" and device.type == "cpu":
         raise TrainingError(f"weight_dtype: {config.weight_dtype} is for training on cuda, got a CPU to train on")
     if config.model in ("fasttext", "fasttext-cbow"):
@@ -58,14 +62,11 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
     return Cbow(corpus, config) if config.model == "cbow" else SkipGram(corpus, config)
 
 
-def _start_cuda(corpus: Corpus, config: TrainConfig, device: torch.device) -> Method | None:
+def _start_cuda(corpus: Corpus, config: TrainConfig, device: torch.device) -> CudaEpoch | None:
     """Tables and corpus on the device; None, and the CPU, where they do not fit and ``auto`` leaves the choice."""
     start = CorpusMethod(corpus, config)
     hottest = hottest_share(corpus.vocab.counts, start.keep_probabilities)
     try:
-        if (config.model, config.loss) != ("skipgram", "ns"):
-            tree = huffman_tree(corpus.vocab.counts) if config.loss == "hs" else None
-            return CudaFamily(device, start, tree, hottest)
         return CudaEpoch(device, config, start.in_weight, start.ids, start.alias, start.keep, hottest)
     except (torch.OutOfMemoryError, ValueError) as error:
         reason = str(error).partition("\n")[0]
