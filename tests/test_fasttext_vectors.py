@@ -85,6 +85,8 @@ def test_fasttext_loads_the_bin(model, tmp_path):
     back = FastTextVectors.load(tmp_path / "m.bin")
     for word in [*ours.index_to_key, *UNSEEN]:
         assert back.get_vector(word).tobytes() == theirs.get_word_vector(word).tobytes()
+    assert convert.main([str(tmp_path / "m.bin"), str(tmp_path / "n.bin"), "--to", "fasttext-bin"]) == 0
+    assert (tmp_path / "n.bin").read_bytes() == (tmp_path / "m.bin").read_bytes()
     settings = load_fasttext_bin(tmp_path / "m.bin").settings
     assert settings["model"] == ("cbow" if model.parent.name.startswith("fasttext-cbow") else "skipgram")
     assert (settings["ws"], settings["epoch"], settings["neg"], settings["bucket"]) == (5, 2, 5, 700)

@@ -95,8 +95,6 @@ def run(line: CommandLine) -> None:
     )
     read = time.perf_counter()
     words, vectors, counts = table
-    if chosen.name == name == "fasttext-bin":
-        raise ValueError(f"src: {line.src} is a fasttext-bin already")
     changed = line.limit is not None or line.replace_space is not None or line.max_norm is not None
     with_ngrams = chosen.name == "fasttext-bin" and not changed and has_subwords(line.src)
     if line.replace_space is not None:

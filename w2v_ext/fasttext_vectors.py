@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -179,5 +180,9 @@ class FastTextVectors(KeyedVectors):
 
 
 def has_subwords(path: PathLike) -> bool:
-    """Tell whether a path is a model directory with n-grams."""
-    return _TENSORS[0] in model_files.tensor_names(path)
+    """Tell whether a path is a model directory with n-grams, or fastText's .bin with them (not a compressed one)."""
+    if Path(path).is_dir():
+        return _TENSORS[0] in model_files.tensor_names(path)
+    with open(path, "rb") as file:
+        header = file.read(56)  # magic number, version, twelve settings
+    return header.startswith(fasttext.MAGIC) and len(header) == 56 and struct.unpack("<12i", header[8:])[10] > 0

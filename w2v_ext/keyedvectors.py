@@ -122,7 +122,8 @@ class KeyedVectors(Comparisons):
         """
         from . import fasttext_vectors, formats
 
-        if cls is KeyedVectors and format in (None, "model") and not options and fasttext_vectors.has_subwords(path):
+        is_model = cls is KeyedVectors and format in (None, "model") and not options and Path(path).is_dir()
+        if is_model and fasttext_vectors.has_subwords(path):
             return fasttext_vectors.FastTextVectors.load(path, "model")
         return cls(*formats.load_vectors(path, format, **options))
 

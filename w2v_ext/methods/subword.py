@@ -12,7 +12,7 @@ from ..subwords import SubwordGroups, SubwordSettings, SubwordTable
 from ..tables import padded_weight
 from .skipgram import CorpusMethod
 
-STRETCH = 4096  # ids between two looks of a word at what words with the same n-grams have learnt
+STRETCH = 512  # ids (and the sentence begun): how far apart words see what others with their n-grams have learnt
 
 
 class FastText(CorpusMethod):
