@@ -76,9 +76,7 @@ def test_scores_phrases_and_text_are_gensims(text, options, tmp_path):
     with prepare_corpus(path, CorpusOptions(min_count=1), cache_dir=tmp_path) as corpus:
         found = join_corpus(corpus, out, options, threads=2, directory=tmp_path)
     assert out.read_text() == "".join(" ".join(line) + "\n" for line in expected_lines)
-    if (
-        options.passes > 1
-    ):  # gensim then counts the word very_very and the words "very very" together, and lists neither
+    if options.passes > 1:  # gensim then counts the word very_very and its two words together, and lists neither
         return
     assert {phrase.text: phrase.count for phrase in found} == expected_counts
     for phrase in found:
