@@ -19,7 +19,7 @@ cuda:
 	PYTHON="$(PYTHON)" bash tools/compile_cuda.sh
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2
 
 # Everything under bench/ on the CPU, into bench/results/ and README.md's tables: an hour on an idle machine.
 # CORPUS: a text; EVAL: the folder with EN-WS-353-ALL.txt, EN-SIMLEX-999.txt and questions-words.txt.

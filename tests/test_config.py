@@ -65,14 +65,14 @@ def test_flags():
     assert (config.out, config.dim, config.min_count, config.max_vocab) == ("v", 50, 2, 1000)
     assert (config.sample, config.lr, config.lowercase) == (1e-4, 0.05, True)
     assert config.probe_words == ["king", "queen"]
-    assert resume
+    assert resume == "yes"
 
 
 def test_defaults_are_word2vecs():
     config, resume = parse_arguments([])
     assert config == TrainConfig()
     assert (config.dim, config.window, config.negative, config.sample, config.lr) == (100, 5, 5, 1e-3, 0.025)
-    assert not resume
+    assert resume == "no"
 
 
 @pytest.mark.parametrize("name", ["settings.yaml", "settings.json"])
