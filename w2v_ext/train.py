@@ -211,7 +211,7 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _
     )
     remove_checkpoints(directory)
     vectors = trainer.keyed_vectors()
-    if builtin:
+    if builtin and all(word in vectors for word in ("king", "woman", "man")):
         (queen, _), *_ = vectors.most_similar(["king", "woman"], ["man"], topn=1)
         report.line(f"  king - man + woman = {queen}")
     report.line(

@@ -24,7 +24,6 @@ from .checkpoints import CHECKPOINT, checkpoint_files, read_checkpoint, save_che
 from .config import TrainConfig
 from .corpus import Corpus
 from .distributed import Ranks, num_ranks
-from .fasttext_vectors import FastTextVectors
 from .keyedvectors import KeyedVectors
 from .methods import FastText, Method, TrainingError, make_method
 
@@ -233,6 +232,8 @@ class Trainer:
         vocab, vectors = self.corpus.vocab, self.method.word_vectors().numpy()
         method = self.method.inner if isinstance(self.method, Ranks) else self.method
         if isinstance(method, FastText):
+            from .fasttext_vectors import FastTextVectors  # not before it is needed: it brings the formats
+
             subwords, config = method.subword_table(), self.config.to_dict()
             return FastTextVectors(vocab.words, vectors, vocab.counts, subwords=subwords, config=config)
         return KeyedVectors(vocab.words, vectors, counts=vocab.counts)
