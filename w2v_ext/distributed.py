@@ -29,7 +29,7 @@ PERIOD_GROWTH, LONGEST_PERIOD = 4, 64  # and is exchanged so many times more rar
 UNSORTED_PERIOD = 16  # of tables whose rows are not sorted by frequency
 TURNS = 16  # between two looks at the clock, the keyboard and the sums
 MOST_IDS = 1 << 16  # of a rank in a turn, by default
-_LONG = timedelta(days=7)  # a rank that has died is torchrun's business; one that reads a corpus takes its time
+_LONG = timedelta(hours=2)  # a rank that has died is torchrun's business; one that reads a corpus takes its time
 
 
 def num_ranks() -> int:
