@@ -66,6 +66,7 @@ def loss() -> list[str]:
         "compiled": "the same, `torch.compile`",
         "fused": "`SkipGramNegSampling`",
         "fused_sparse": "`SkipGramNegSampling(sparse_grad=True)`",
+        "fused_rows": "the same, stepped by `w2v_ext.optim.SparseSGD`",
         "step_": "`sgns_step_`",
     }
     medians: dict[tuple[str, int], float] = {}

@@ -2,7 +2,8 @@
 
     python -m pytest bench/test_loss_bench.py --benchmark-only --benchmark-group-by=param:batch
 
-K 10, D 128, V 71,000, Zipf indices. Every side is checked against the reference before it is timed.
+K 10, D 128, V 71,000, Zipf indices. All sides step by `torch.optim.SGD`, `fused_rows` by `w2v_ext.optim.SparseSGD` and
+`step_` by itself. Every side is checked against the reference before it is timed.
 
 Peak extra memory (``peak_bytes``) is that of one step in a process of its own: the most resident memory during a second
 step, less the resident memory before it, with weights and indices in place and freed memory handed back (Linux only).
@@ -49,8 +50,8 @@ def make_batch(size):
     return draw(size), draw(size), draw(size, NEGATIVE)
 
 
-def autograd_step(model, batch):
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+def autograd_step(model, batch, optimizer_class=torch.optim.SGD):
+    optimizer = optimizer_class(model.parameters(), lr=LR)
 
     def step():
         optimizer.zero_grad()
@@ -69,10 +70,10 @@ def make_side(side, batch):
         weights = model.in_embed.weight, model.out_embed.weight
         step = autograd_step(torch.compile(model) if side == "compiled" else model, batch)
     else:
-        model = w2v_ext.SkipGramNegSampling(VOCAB, DIM, sparse_grad=side == "fused_sparse")
+        model = w2v_ext.SkipGramNegSampling(VOCAB, DIM, sparse_grad=side in ("fused_sparse", "fused_rows"))
         torch.nn.init.normal_(model.out_weight)
         weights = model.in_weight, model.out_weight
-        step = autograd_step(model, batch)
+        step = autograd_step(model, batch, w2v_ext.optim.SparseSGD if side == "fused_rows" else torch.optim.SGD)
         if side == "step_":
             step = lambda: w2v_ext.sgns_step_(*weights, *batch, LR)  # noqa: E731
     return weights, step
@@ -106,7 +107,7 @@ def peak_bytes(side, batch):
 
 
 @pytest.mark.parametrize("batch", [512, 8192, 65536])
-@pytest.mark.parametrize("side", ["eager", "sparse", "compiled", "fused", "fused_sparse", "step_"])
+@pytest.mark.parametrize("side", ["eager", "sparse", "compiled", "fused", "fused_sparse", "fused_rows", "step_"])
 def test_training_step(benchmark, side, batch):
     indices = make_batch(batch)
     weights, step = make_side(side, indices)

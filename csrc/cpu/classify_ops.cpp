@@ -4,23 +4,21 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <exception>
 #include <memory>
 #include <mutex>
-#include <system_error>
-#include <thread>
 #include <tuple>
 #include <vector>
 
 #include "../checks.h"
 #include "../ngrams.h"
+#include "hogwild.h"
 #include "kernels.h"
 
 namespace w2v {
 namespace {
 
 constexpr int64_t kStretch = 64;  // lines that all threads together train between two merges of their own rows
-constexpr int64_t kHotRows = 256;
+constexpr int64_t kHotWords = 256;
 constexpr int64_t kHotNodes = 64;
 
 const int32_t* check_int32(const Tensor& t, const char* name) {
@@ -94,71 +92,53 @@ ClassifyParams check_lines(const Tensor& in_weight, const Tensor& out_weight, co
   return p;
 }
 
-// Runs work(begin, end) on stretches of [begin, end), handed out to the threads as they get free.
+// Runs work(thread, from, to) on stretches of [begin, end), handed out to the threads as they get free.
 template <typename Work>
 void in_stretches(int64_t begin, int64_t end, int64_t threads, const Work& work) {
-  W2V_CHECK(threads >= 1 && threads <= 4096, "threads: expected an integer from 1 to 4096, got ", threads);
+  check_threads(threads);
   const int64_t stretch =
       threads == 1 ? std::max<int64_t>(end - begin, 1) : std::clamp<int64_t>(kStretch / threads, 4, kStretch);
   std::atomic<int64_t> next{begin};
-  std::vector<std::exception_ptr> failures(threads);
-  const auto run = [&](int64_t thread) {
-    try {
-      for (int64_t at = next.fetch_add(stretch); at < end; at = next.fetch_add(stretch))
-        work(thread, at, std::min(at + stretch, end));
-    } catch (...) {
-      failures[thread] = std::current_exception();
-    }
-  };
-  std::vector<std::thread> pool;
-  try {
-    for (int64_t t = 1; t < threads && begin + t * stretch < end; ++t) pool.emplace_back(run, t);
-  } catch (const std::system_error&) {
-    // The system gives no more threads: those that run share the work.
-  }
-  run(0);
-  for (std::thread& thread : pool) thread.join();
-  for (const std::exception_ptr& failure : failures)
-    if (failure) std::rethrow_exception(failure);
+  run_threads(std::clamp<int64_t>((end - begin + stretch - 1) / stretch, 1, threads), [&](int64_t thread) {
+    for (int64_t at = next.fetch_add(stretch); at < end; at = next.fetch_add(stretch))
+      work(thread, at, std::min(at + stretch, end));
+  });
 }
 
-// A thread's own copies of the rows that all threads write all the time: those of the most frequent words (which come
-// first), and the outputs: all of them, but of a large tree none. Each write to a shared row would take its cache lines
-// from another core. After each stretch of lines the thread adds what it has changed to everybody's rows. A single
-// thread needs no copies, and so has bit-identical results however the order is cut.
+// A thread's own copies of the rows that all threads write all the time (see HotRows): those of the most frequent words
+// (which come first), and the outputs: all of them, but of a large tree none. A single thread needs no copies, and so
+// has bit-identical results however the order is cut.
 class OwnRows {
  public:
-  OwnRows(const ClassifyParams& shared, std::mutex* merging) : shared_(shared), own_(shared), merging_(merging) {
-    const bool copy_out = shared.loss != LabelLoss::kHierarchical || shared.num_out <= kHotNodes;
-    own_.num_hot = static_cast<uint32_t>(std::min<int64_t>(kHotRows, shared.num_in / 64));
-    count_in_ = own_.num_hot * shared.stride;
-    count_out_ = copy_out ? shared.num_out * shared.stride : 0;
-    memory_.resize(2 * (count_in_ + count_out_) + 16);
-    own_.hot_in = memory_.data() + (-reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(float)) % 16;
-    base_in_ = own_.hot_in + count_in_;
-    own_out_ = base_in_ + count_in_;
-    if (copy_out) own_.out = own_out_;
+  OwnRows(const ClassifyParams& shared, std::mutex* merging)
+      : params_(shared),
+        in_(shared.in, num_in(shared) * shared.stride),
+        out_(shared.out, num_out(shared) * shared.stride),
+        merging_(merging) {
     const std::lock_guard<std::mutex> lock(*merging_);
-    for (int copy = 0; copy < 2; ++copy) {  // its own rows, and behind them the base that they started from
-      std::copy(shared.in, shared.in + count_in_, own_.hot_in + copy * count_in_);
-      std::copy(shared.out, shared.out + count_out_, own_out_ + copy * count_out_);
-    }
+    in_.copy();
+    out_.copy();
+    params_.num_hot = static_cast<uint32_t>(num_in(shared));
+    params_.hot_in = in_.own();
+    if (num_out(shared) > 0) params_.out = out_.own();
   }
 
-  const ClassifyParams& params() const { return own_; }
+  const ClassifyParams& params() const { return params_; }
 
   void merge() {
     const std::lock_guard<std::mutex> lock(*merging_);
-    kernels().merge_rows(shared_.in, own_.hot_in, base_in_, count_in_);
-    kernels().merge_rows(shared_.out, own_out_, own_out_ + count_out_, count_out_);
+    in_.merge();
+    out_.merge();
   }
 
  private:
-  const ClassifyParams shared_;
-  ClassifyParams own_;
-  int64_t count_in_ = 0, count_out_ = 0;  // floats
-  std::vector<float> memory_;
-  float *base_in_, *own_out_;
+  static int64_t num_in(const ClassifyParams& p) { return std::min<int64_t>(kHotWords, p.num_in / 64); }
+  static int64_t num_out(const ClassifyParams& p) {
+    return p.loss != LabelLoss::kHierarchical || p.num_out <= kHotNodes ? p.num_out : 0;
+  }
+
+  ClassifyParams params_;
+  HotRows in_, out_;
   std::mutex* merging_;
 };
 
@@ -189,7 +169,7 @@ Tensor train_classifier(const Tensor& in_weight, const Tensor& out_weight, const
   t.epoch = static_cast<uint32_t>(epoch);
   t.epochs = static_cast<uint32_t>(epochs);
   t.lr = lr;
-  W2V_CHECK(threads >= 1 && threads <= 4096, "threads: expected an integer from 1 to 4096, got ", threads);
+  check_threads(threads);
   const auto kernel = kernels().train_lines;
   std::vector<ClassifyStats> stats(threads);
   std::vector<std::unique_ptr<OwnRows>> own(threads);
@@ -200,14 +180,12 @@ Tensor train_classifier(const Tensor& in_weight, const Tensor& out_weight, const
     kernel(own[thread]->params(), t, from, to, &stats[thread]);
     own[thread]->merge();
   });
-  Tensor result = torch::stable::new_empty(in_weight, {2}, ScalarType::Double);
-  double* sums = result.mutable_data_ptr<double>();
-  sums[0] = sums[1] = 0;
+  ClassifyStats sum;
   for (const ClassifyStats& s : stats) {
-    sums[0] += s.loss;
-    sums[1] += static_cast<double>(s.examples);
+    sum.loss += s.loss;
+    sum.examples += s.examples;
   }
-  return result;
+  return float64_tensor(in_weight, {sum.loss, static_cast<double>(sum.examples)});
 }
 
 std::tuple<Tensor, Tensor> classify(const Tensor& in_weight, const Tensor& out_weight, const Tensor& tokens,

@@ -7,12 +7,11 @@
 #include <barrier>
 #include <cmath>
 #include <exception>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "../checks.h"
 #include "kernels.h"
+#include "threads.h"
 
 namespace w2v {
 namespace {
@@ -81,7 +80,7 @@ Tensor train_glove(const Tensor& table, const Tensor& bias, const Tensor& cells,
   check_tables(table, bias);
   const Plan plan(blocks, rounds, check_cells(cells), begin, end);
   W2V_CHECK(lr > 0 && std::isfinite(lr), "lr: expected a positive number, got ", lr);
-  W2V_CHECK(threads >= 1 && threads <= 4096, "threads: expected an integer from 1 to 4096, got ", threads);
+  check_threads(threads);
   const GloveParams params{static_cast<float*>(table.mutable_data_ptr()), static_cast<float*>(bias.mutable_data_ptr()),
                            table.size(2), static_cast<uint32_t>(table.size(0)), static_cast<float>(lr)};
   const GloveCell* all = static_cast<const GloveCell*>(cells.const_data_ptr());
@@ -111,30 +110,23 @@ Tensor train_glove(const Tensor& table, const Tensor& bias, const Tensor& cells,
   };
   const int64_t useful = std::min<int64_t>(threads, static_cast<int64_t>(plan.pieces.size()));
   std::barrier<decltype(next_round)> barrier(std::max<int64_t>(useful, 1), next_round);
-  const auto work = [&] {
-    while (!done) {
-      train_round(round);
-      barrier.arrive_and_wait();
-    }
-  };
-  std::vector<std::thread> pool;
-  try {
-    for (int64_t t = 1; t < useful; ++t) pool.emplace_back(work);
-  } catch (const std::system_error&) {  // the system gives no more threads: those that run share the work
-    for (int64_t t = static_cast<int64_t>(pool.size()) + 1; t < useful; ++t) barrier.arrive_and_drop();
-  }
-  work();
-  for (std::thread& thread : pool) thread.join();
+  run_threads(
+      std::max<int64_t>(useful, 1),
+      [&](int64_t) {
+        while (!done) {
+          train_round(round);
+          barrier.arrive_and_wait();
+        }
+      },
+      [&] { barrier.arrive_and_drop(); });
   if (failure) std::rethrow_exception(failure);
 
-  Tensor result = torch::stable::new_empty(table, {2}, ScalarType::Double);
-  double* sums = result.mutable_data_ptr<double>();
-  sums[0] = sums[1] = 0;
+  GloveStats sum;
   for (const GloveStats& s : stats) {
-    sums[0] += s.loss;
-    sums[1] += static_cast<double>(s.nonzeros);
+    sum.loss += s.loss;
+    sum.nonzeros += s.nonzeros;
   }
-  return result;
+  return float64_tensor(table, {sum.loss, static_cast<double>(sum.nonzeros)});
 }
 
 }  // namespace

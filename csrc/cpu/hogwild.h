@@ -3,108 +3,89 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
-#include <exception>
 #include <mutex>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "../checks.h"
 #include "kernels.h"
+#include "threads.h"
 
 namespace w2v {
 
 constexpr int64_t kThreadStretch = 8192;  // ids a thread takes at a time: some 2 ms of work, so threads end together
 constexpr int64_t kHotRows = 192;
 
-// A thread's own copies of the first rows of both tables: of the most frequent words (ids are sorted by frequency), and
-// of the top of the tree. All threads write these
-// all the time, and each write would take the cache line from another core; so every thread works on its own and adds
-// what it has changed to everybody's after each stretch. Measured with 2 threads, 49,000 words: 64 rows make training
-// 1.16 times as fast, more rows add little, and the loss is the same to 0.1 %. In a small vocabulary, where 64 rows
-// would be a good part of all, there are fewer.
+// Which tables have hot rows: input and output vectors, or the output vectors alone.
+enum class Hot { kBoth, kOutputs };
+
+// A thread's own copies of a table's first rows: of the most frequent words (ids are sorted by frequency), or of the
+// top of the tree. All threads write these all the time, and each write would take the cache line from another core; so
+// every thread works on its own and adds what it has changed to everybody's after each stretch. Measured with 2
+// threads, 49,000 words: 64 rows make training 1.16 times as fast, more rows add little, and the loss is the same to
+// 0.1 %. In a small vocabulary, where 64 rows would be a good part of all, there are fewer.
 class HotRows {
  public:
-  HotRows(const SgnsParams& shared, int64_t num_rows, std::mutex* merging)
-      : shared_(shared), count_(num_rows * shared.stride), memory_(4 * count_ + 16), merging_(merging) {
-    float* aligned = memory_.data() + (-reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(float)) % 16;
-    in_ = aligned;
-    out_ = aligned + 2 * count_;
-    const std::lock_guard<std::mutex> lock(*merging_);
-    for (int copy = 0; copy < 2; ++copy) {  // its own rows, and behind them the base that they started from
-      std::copy(shared.in, shared.in + count_, in_ + copy * count_);
-      std::copy(shared.out, shared.out + count_, out_ + copy * count_);
-    }
-  }
+  HotRows(float* shared, int64_t count)
+      : shared_(shared), count_(count), memory_(2 * count + 16), own_(aligned(memory_.data())) {}
 
-  SgnsParams params() const {
-    SgnsParams own = shared_;
-    own.hot_in = in_;
-    own.hot_out = out_;
-    own.num_hot = static_cast<uint32_t>(count_ / shared_.stride);
-    return own;
+  // Both under the lock of those who merge.
+  void copy() {  // its own rows, and behind them the base that they started from
+    std::copy(shared_, shared_ + count_, own_);
+    std::copy(shared_, shared_ + count_, own_ + count_);
   }
+  void merge() { kernels().merge_rows(shared_, own_, own_ + count_, count_); }
 
-  void merge() {
-    const std::lock_guard<std::mutex> lock(*merging_);
-    kernels().merge_rows(shared_.in, in_, in_ + count_, count_);
-    kernels().merge_rows(shared_.out, out_, out_ + count_, count_);
-  }
+  float* own() { return own_; }
 
  private:
-  SgnsParams shared_;
-  int64_t count_;  // floats of one table's hot rows
+  static float* aligned(float* p) { return p + (-reinterpret_cast<uintptr_t>(p) / sizeof(float)) % 16; }
+
+  float* shared_;
+  int64_t count_;  // floats
   std::vector<float> memory_;
-  float *in_, *out_;
-  std::mutex* merging_;
+  float* own_;
 };
 
-using EpochKernel = void (*)(const SgnsParams&, int64_t begin, int64_t end, SgnsStats*);
-
 // Trains on the sentences that start in ids[begin, end); gives (loss, pairs, words) as a float64 tensor beside `like`.
-inline Tensor train_in_threads(const SgnsParams& params, const Tensor& like, int64_t begin, int64_t end,
-                               int64_t threads, EpochKernel kernel) {
-  W2V_CHECK(threads >= 1 && threads <= 4096, "threads: expected an integer from 1 to 4096, got ", threads);
+// Each thread calls a copy of kernel(params, begin, end, stats) with stretches; 0 ids long means: as long as is fast.
+template <typename Kernel>
+Tensor train_in_threads(const SgnsParams& params, const Tensor& like, int64_t begin, int64_t end, int64_t threads,
+                        const Kernel& kernel, int64_t stretch = 0, Hot hot = Hot::kBoth) {
+  check_threads(threads);
+  // With many threads hot rows meet more often: what matters is how much all of them have trained since the last time.
+  if (stretch == 0) stretch = std::max<int64_t>(1024, std::min(kThreadStretch, 2 * kThreadStretch / threads));
+  // A single thread needs no copies, and so has bit-identical results however the corpus is cut.
+  const int64_t num_hot = threads > 1 ? std::min(kHotRows, int64_t{params.vocab_size} / 256) : 0;
+  const int64_t num_hot_in = hot == Hot::kBoth ? num_hot : 0;
   std::atomic<int64_t> next{begin};
   std::vector<SgnsStats> stats(threads);
-  std::vector<std::exception_ptr> failures(threads);
-  // A single thread needs no copies, and so has bit-identical results however the corpus is cut. With many threads hot
-  // rows meet more often: what matters is how much all of them have trained since the last time.
-  const int64_t num_hot = threads > 1 ? std::min(kHotRows, int64_t{params.vocab_size} / 256) : 0;
-  const int64_t stretch = std::max<int64_t>(1024, std::min(kThreadStretch, 2 * kThreadStretch / threads));
   std::mutex merging;
-  const auto work = [&](int64_t thread) {
-    try {
-      HotRows hot(params, num_hot, &merging);
-      const SgnsParams own = hot.params();
-      for (int64_t at = next.fetch_add(stretch); at < end; at = next.fetch_add(stretch)) {
-        kernel(own, at, std::min(at + stretch, end), &stats[thread]);
-        hot.merge();
-      }
-    } catch (...) {
-      failures[thread] = std::current_exception();
+  run_threads(threads, [&](int64_t thread) {
+    HotRows in(params.in, num_hot_in * params.stride), out(params.out, num_hot * params.stride);
+    {
+      const std::lock_guard<std::mutex> lock(merging);
+      in.copy();
+      out.copy();
     }
-  };
-  std::vector<std::thread> pool;
-  try {
-    for (int64_t t = 1; t < threads; ++t) pool.emplace_back(work, t);
-  } catch (const std::system_error&) {
-    // The system gives no more threads: those that run share the work.
-  }
-  work(0);
-  for (std::thread& thread : pool) thread.join();
-  for (const std::exception_ptr& failure : failures)
-    if (failure) std::rethrow_exception(failure);
-
-  Tensor result = torch::stable::new_empty(like, {3}, ScalarType::Double);
-  double* sums = result.mutable_data_ptr<double>();
-  sums[0] = sums[1] = sums[2] = 0;
+    SgnsParams own = params;
+    own.hot_in = num_hot_in > 0 ? in.own() : params.in;
+    own.hot_out = out.own();
+    own.num_hot = static_cast<uint32_t>(num_hot);
+    Kernel train = kernel;
+    for (int64_t at = next.fetch_add(stretch); at < end; at = next.fetch_add(stretch)) {
+      train(own, at, std::min(at + stretch, end), &stats[thread]);
+      const std::lock_guard<std::mutex> lock(merging);
+      in.merge();
+      out.merge();
+    }
+  });
+  SgnsStats sum;
   for (const SgnsStats& s : stats) {
-    sums[0] += s.loss;
-    sums[1] += static_cast<double>(s.pairs);
-    sums[2] += static_cast<double>(s.words);
+    sum.loss += s.loss;
+    sum.pairs += s.pairs;
+    sum.words += s.words;
   }
-  return result;
+  return float64_tensor(like, {sum.loss, static_cast<double>(sum.pairs), static_cast<double>(sum.words)});
 }
 
 }  // namespace w2v

@@ -3,12 +3,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <atomic>
-#include <exception>
-#include <mutex>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 #include "../checks.h"
 #include "epoch_arguments.h"
@@ -58,38 +52,6 @@ SubwordParams check_subwords(const Tensor& in_weight, const Tensor& ngram_weight
           false};
 }
 
-// A thread's own copies of the most frequent words' output vectors; see HotRows, which has those of both tables.
-class HotOutputs {
- public:
-  HotOutputs(const SgnsParams& shared, int64_t num_rows, std::mutex* merging)
-      : shared_(shared), count_(num_rows * shared.stride), memory_(2 * count_ + 16), merging_(merging) {
-    own_ = memory_.data() + (-reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(float)) % 16;
-    const std::lock_guard<std::mutex> lock(*merging_);
-    std::copy(shared.out, shared.out + count_, own_);
-    std::copy(shared.out, shared.out + count_, own_ + count_);
-  }
-
-  SgnsParams params() const {
-    SgnsParams own = shared_;
-    own.hot_in = own.in;
-    own.hot_out = own_;
-    own.num_hot = static_cast<uint32_t>(count_ / shared_.stride);
-    return own;
-  }
-
-  void merge() {
-    const std::lock_guard<std::mutex> lock(*merging_);
-    kernels().merge_rows(shared_.out, own_, own_ + count_, count_);
-  }
-
- private:
-  SgnsParams shared_;
-  int64_t count_;  // floats of the hot rows
-  std::vector<float> memory_;
-  float* own_;
-  std::mutex* merging_;
-};
-
 Tensor train_subwords(const Tensor& in_weight, const Tensor& ngram_weight, const Tensor& out_weight,
                       const Tensor& first, const Tensor& entries, const Tensor& word_rows, const Tensor& group_rows,
                       const Tensor& ids, const Tensor& alias, const Tensor& keep, bool cbow, int64_t window,
@@ -104,50 +66,16 @@ Tensor train_subwords(const Tensor& in_weight, const Tensor& ngram_weight, const
   params.own_negatives = true;
   subwords.cbow = cbow;
   W2V_CHECK(stretch >= 1, "stretch: expected an integer >= 1, got ", stretch);
-  W2V_CHECK(threads >= 1 && threads <= 4096, "threads: expected an integer from 1 to 4096, got ", threads);
 
   // Whole stretches, at fixed places: those that begin in [begin, end).
-  const int64_t stop = end == ids.size(0) ? end : (end + stretch - 1) / stretch * stretch;
-  std::atomic<int64_t> next{(begin + stretch - 1) / stretch * stretch};
-  std::vector<SgnsStats> stats(threads);
-  std::vector<std::exception_ptr> failures(threads);
-  const int64_t num_hot = threads > 1 ? std::min(kHotRows, int64_t{params.vocab_size} / 256) : 0;
-  std::mutex merging;
-  const auto work = [&](int64_t thread) {
-    try {
-      HotOutputs hot(params, num_hot, &merging);
-      const SgnsParams own = hot.params();
-      SubwordParams mine = subwords;
-      mine.epoch = &own;
-      StretchWords words;
-      for (int64_t at = next.fetch_add(stretch); at < stop; at = next.fetch_add(stretch)) {
-        kernels().train_subwords(mine, at, std::min(at + stretch, ids.size(0)), &words, &stats[thread]);
-        hot.merge();
-      }
-    } catch (...) {
-      failures[thread] = std::current_exception();
-    }
+  const int64_t first_stretch = (begin + stretch - 1) / stretch * stretch;
+  const int64_t stop = end == ids.size(0) ? end : std::min((end + stretch - 1) / stretch * stretch, ids.size(0));
+  const auto train = [subwords, words = StretchWords()](const SgnsParams& own, int64_t from, int64_t to,
+                                                        SgnsStats* stats) mutable {
+    subwords.epoch = &own;
+    kernels().train_subwords(subwords, from, to, &words, stats);
   };
-  std::vector<std::thread> pool;
-  try {
-    for (int64_t t = 1; t < threads; ++t) pool.emplace_back(work, t);
-  } catch (const std::system_error&) {
-    // The system gives no more threads: those that run share the work.
-  }
-  work(0);
-  for (std::thread& thread : pool) thread.join();
-  for (const std::exception_ptr& failure : failures)
-    if (failure) std::rethrow_exception(failure);
-
-  Tensor result = torch::stable::new_empty(in_weight, {3}, ScalarType::Double);
-  double* sums = result.mutable_data_ptr<double>();
-  sums[0] = sums[1] = sums[2] = 0;
-  for (const SgnsStats& s : stats) {
-    sums[0] += s.loss;
-    sums[1] += static_cast<double>(s.pairs);
-    sums[2] += static_cast<double>(s.words);
-  }
-  return result;
+  return train_in_threads(params, in_weight, first_stretch, stop, threads, train, stretch, Hot::kOutputs);
 }
 
 Tensor compose_subwords(const Tensor& in_weight, const Tensor& ngram_weight, const Tensor& first, const Tensor& entries,
