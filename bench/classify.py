@@ -16,15 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
-import os
-import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from measuring import machine, spread
 
 SETTINGS = {"dim": 100, "epochs": 5, "word_ngrams": 2, "lr": 0.1}
 
@@ -82,39 +81,6 @@ def write_lines(data: Path, folder: Path, held_out: int) -> int:
     return sum(len(words.split()) + 1 for _, words in parts["train.txt"])
 
 
-def machine() -> dict:
-    """What the figures were measured on."""
-    import torch
-
-    import w2v_ext
-
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "kernels": w2v_ext.cpu_kernels(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "w2v_ext": w2v_ext.__version__,
-        "commit": commit,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def spread(values: list[float]) -> dict:
-    """Median, extremes and mean."""
-    return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-        "mean": statistics.fmean(values),
-    }
-
-
 def write_report(args: argparse.Namespace, settings: dict, words: int, pretraining: float | None, runs: dict) -> dict:
     """Write the JSON; gives the summary."""
     summary: dict = {}
@@ -126,7 +92,7 @@ def write_report(args: argparse.Namespace, settings: dict, words: int, pretraini
         keys = ("words_per_second", "seconds", "accuracy", "test_seconds", "megabytes")
         summary[side] = {key: spread([run[key] for run in results]) for key in keys}
     report = {
-        "machine": machine(),
+        "machine": machine("fasttext"),
         "settings": {**settings, "threads": args.threads, "held_out": args.held_out},
         "words": words,
         "pretraining_seconds": pretraining,

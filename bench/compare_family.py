@@ -29,7 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compare_trainers import SETTINGS, machine, quality, spread
+from compare_trainers import SETTINGS, quality
+from measuring import machine, spread
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def main() -> None:
         parser.error("--kind quality needs --eval-dir")
 
     report = json.loads(args.out.read_text()) if args.out.exists() else {"rows": {}}
-    report["machine"] = machine()
+    report["machine"] = machine("gensim", "fasttext")
     report["settings"] = SETTINGS
     with tempfile.TemporaryDirectory() as folder:
         for name in args.rows:

@@ -20,13 +20,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from measuring import machine, spread
 
 SETTINGS = {"dim": 100, "window": 5, "negative": 5, "sample": 1e-3, "min_count": 5, "lr": 0.025}
 
@@ -151,41 +151,6 @@ def quality(vectors: str, eval_dir: Path) -> dict:
     }
 
 
-def machine() -> dict:
-    """What the figures were measured on."""
-    import gensim
-    import torch
-
-    import w2v_ext
-
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "kernels": w2v_ext.cpu_kernels(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "gensim": gensim.__version__,
-        "w2v_ext": w2v_ext.__version__,
-        "commit": commit,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def spread(values: list[float]) -> dict:
-    """Median, extremes and mean."""
-    return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-        "mean": statistics.fmean(values),
-    }
-
-
 def main() -> None:
     """Run the comparison and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -210,7 +175,7 @@ def main() -> None:
     shape = {**settings, "epochs": args.epochs, "threads": args.threads}
     if args.more and args.out and args.out.exists():
         earlier = json.loads(args.out.read_text())
-        here = machine()
+        here = machine("gensim")
         changed = [key for key in here if key != "date" and earlier["machine"].get(key) != here[key]]
         if earlier["settings"] != shape or set(earlier["runs"]) != set(runs) or changed:
             raise SystemExit(f"more: {args.out} was made with other settings, sides or versions {changed}")
@@ -240,7 +205,7 @@ def main() -> None:
         keys = [k for k in ("words_per_second", "ws353", "simlex", "analogies") if k in results[0]]
         summary[side] = {key: spread([r[key] for r in results]) for key in keys}
     report = {
-        "machine": machine(),
+        "machine": machine("gensim"),
         "settings": shape,
         "summary": summary,
         "runs": runs,

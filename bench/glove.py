@@ -15,17 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import machine, spread
 
 import w2v_ext
-from w2v_ext import Trainer, evaluate, ops
+from w2v_ext import Trainer, evaluate
 from w2v_ext.cooccurrence import count_cooccurrences
 from w2v_ext.methods import glove
 
 FILES = {"ws353": "EN-WS-353-ALL.txt", "simlex": "EN-SIMLEX-999.txt"}
-
-
-def spread(values):
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def in_random_order():
@@ -135,12 +132,7 @@ def main():
     corpus = w2v_ext.prepare_corpus(line.corpus)
     out = Path(line.out)
     result = json.loads(out.read_text()) if out.exists() else {}
-    result.update(
-        torch=torch.__version__,
-        cpu_kernels=ops.cpu_kernels(),
-        words=corpus.num_tokens,
-        vocab_size=len(corpus.vocab),
-    )
+    result.update(machine=machine(), words=corpus.num_tokens, vocab_size=len(corpus.vocab))
     parts = {"counting": bench_counting, "training": bench_training, "quality": bench_quality}
     for name, part in parts.items():
         if line.part not in (None, name):

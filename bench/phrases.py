@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import gensim
 from gensim.models.phrases import Phrases
 from gensim.models.word2vec import LineSentence
+from measuring import machine
 
 import w2v_ext
 from w2v_ext.phrases import PhraseOptions, join_corpus
@@ -47,7 +47,7 @@ def main():
         gensim_seconds = time.perf_counter() - started
 
         result = {
-            "gensim": gensim.__version__,
+            "machine": machine("gensim"),
             "threads": threads,
             "lines": line.lines,
             "words": corpus.num_tokens,

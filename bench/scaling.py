@@ -5,9 +5,10 @@
 
 Generated text: words by Zipf's law, sentences of 20 words, sample 1e-3, window 5, 5 negatives. Every figure is the
 median of `--rounds` runs (at most 3 of the largest vocabulary), the threads in turns within a round. A run is two
-epochs, of which the second is timed: in the first one the system finds memory for the tables. `--corpus` adds the threads'
-figures on a text of one's own and the memory of a whole run on it, `--tokens` a run over that many generated tokens.
-`--parts` measures some of it and keeps what `--out` holds of the rest, if the machine and the versions are the same.
+epochs, of which the second is timed: in the first one the system finds memory for the tables. `--corpus` adds the
+threads' figures on a text of one's own and the memory of a whole run on it, `--tokens` a run over that many generated
+tokens. `--parts` measures some of it and keeps what `--out` holds of the rest, if the machine and the versions are the
+same.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from compare_trainers import machine, spread
+from measuring import machine, spread
 
 import w2v_ext
 from w2v_ext.corpus import Corpus

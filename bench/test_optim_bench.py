@@ -8,7 +8,6 @@ how the fused loss gives it: each row once, in order (autograd loses the mark "c
 the reference before it is timed. Sides alternate between rounds, so that all see the same machine.
 """
 
-import os
 import time
 
 import numpy as np
@@ -114,20 +113,15 @@ def compare(rounds=15):
 
 if __name__ == "__main__":  # python bench/test_optim_bench.py FILE.json
     import json
-    import platform
-    import subprocess
     import sys
 
-    import w2v_ext
+    from measuring import machine
 
     runs = compare()
-    (cpu,) = {line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    machine = {"cpu": cpu, "cores": os.cpu_count(), "kernels": w2v_ext.cpu_kernels(), "torch": torch.__version__}
-    machine |= {"python": platform.python_version(), "commit": commit, "threads": torch.get_num_threads()}
+    here = {**machine(), "threads": torch.get_num_threads()}
     settings = {"vocab": VOCAB, "dim": DIM, "lookups": LOOKUPS, "dtype": "float32"}
     with open(sys.argv[1], "w") as file:
-        json.dump({"machine": machine, "settings": settings, "runs": runs}, file, indent=1)
+        json.dump({"machine": here, "settings": settings, "runs": runs}, file, indent=1)
         file.write("\n")
     for run in runs:
         print(f"{run['gradient']:14} {run['side']:22} {run['median_ms']:8.2f} ({run['min_ms']}-{run['max_ms']})")

@@ -23,7 +23,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from seq2seq_speed import machine
+from measuring import machine
 
 MODULE = [sys.executable, "-m", "w2v_ext.seq2seq"]
 
@@ -198,7 +198,7 @@ def main() -> None:
             "wall_minutes": metrics["seconds_with_validation"] / 60,
             **{key: metrics[key] for key in ("epochs", "best_epoch", "precision", "threads")},
             "settings": {**own, "seed": args.seed},
-            "machine": machine("cpu"),
+            "machine": machine(),
         }
         if args.out:
             args.out.parent.mkdir(parents=True, exist_ok=True)

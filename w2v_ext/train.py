@@ -127,6 +127,10 @@ def run(config: TrainConfig, *, resume: str = "no", out: TextIO | None = None) -
     Returns:
         The word vectors.
     """
+    return _run(config, resume, out).keyed_vectors()
+
+
+def _run(config: TrainConfig, resume: str, out: TextIO | None = None) -> Trainer:
     directory = Path(config.out)
     made = rank() == 0 and make_writable(directory)
     try:
@@ -138,7 +142,7 @@ def run(config: TrainConfig, *, resume: str = "no", out: TextIO | None = None) -
         raise
 
 
-def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _Report) -> KeyedVectors:
+def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _Report) -> Trainer:
     started = time.perf_counter()
     with first_of_each_machine():
         every_word = replace(config, min_count=1, max_vocab=None) if config.continue_from else config
@@ -195,7 +199,7 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _
                 monitor.close(trainer)
 
     if not trainer.method.writes:
-        return trainer.keyed_vectors()
+        return trainer
     metrics = {"prepare_seconds": prepare_seconds, **trainer.metrics()}
     tensors = trainer.method.saved_tensors()
     save_model(
@@ -210,15 +214,15 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _
         tensors,
     )
     remove_checkpoints(directory)
-    vectors = trainer.keyed_vectors()
-    if builtin and all(word in vectors for word in ("king", "woman", "man")):
+    if builtin and all(word in corpus.vocab for word in ("king", "woman", "man")):
+        vectors = trainer.keyed_vectors()
         (queen, _), *_ = vectors.most_similar(["king", "woman"], ["man"], topn=1)
         report.line(f"  king - man + woman = {queen}")
     report.line(
         f"trained {trainer.total_words:,} words in {metrics['train_seconds']:.2f} s "
         f"({metrics['raw_words_per_second'] / 1e6:.2f} M words/s, {trainer.where}); saved to {directory}"
     )
-    return vectors
+    return trainer
 
 
 class _Report:
@@ -272,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; gives its exit status: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM."""
     try:
         config, resume = parse_arguments(arguments)
-        run(config, resume=resume)
+        _run(config, resume)  # and no copy of the vectors, which nobody looks at
     except Interrupted as stop:
         print(f"\n{stop}; go on with the same command and --resume", file=sys.stderr)
         return 128 + stop.signal
