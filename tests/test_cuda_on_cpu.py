@@ -19,7 +19,7 @@ import pytest
 import torch
 from test_glove import make_cells, make_tables, one_block
 from test_loss import DTYPES, TOLERANCE, make_batch
-from test_optim import COMMON, RULES, assert_steps_match_the_reference, randn
+from test_row_steps import COMMON, RULES, assert_steps_match_the_reference, randn
 from test_sgns_kernel import make_case, train
 from test_trainer import config, weights
 

@@ -1,8 +1,9 @@
-"""The optimisers of touched rows on a CUDA device, as test_optim.py tries them on the CPU."""
+"""The optimisers of touched rows on a CUDA device, as test_row_steps.py tries them on the CPU."""
 
 import pytest
 import torch
-from test_optim import ALL, COMMON, DTYPES, RULES, assert_steps_match_the_reference, make_gradients, randn
+from test_optim import ALL
+from test_row_steps import COMMON, DTYPES, RULES, assert_steps_match_the_reference, make_gradients, randn
 
 import w2v_ext
 from w2v_ext import optim, row_steps
