@@ -18,6 +18,21 @@ struct StepArguments {
   double lr;
   int64_t seed;
 
+  // Not an aggregate: nvcc 13.0 garbles braced arguments inside a template.
+  StepArguments(const Tensor& weight, const std::optional<Tensor>& rows, const Tensor& values,
+                const std::optional<Tensor>& grad_scale, double clip_row_norm, double max_norm, double weight_decay,
+                bool decoupled, double lr, int64_t seed)
+      : weight(weight),
+        rows(rows),
+        values(values),
+        grad_scale(grad_scale),
+        clip_row_norm(clip_row_norm),
+        max_norm(max_norm),
+        weight_decay(weight_decay),
+        decoupled(decoupled),
+        lr(lr),
+        seed(seed) {}
+
   int64_t count() const { return values.size(0); }
   int64_t dim() const { return weight.size(1); }
 

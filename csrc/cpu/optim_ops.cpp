@@ -6,7 +6,7 @@
 #include <memory>
 #include <optional>
 
-#include "../optim_checks.h"
+#include "../optim_operators.h"
 #include "kernels.h"
 #include "segments.h"
 
@@ -89,52 +89,26 @@ RowGradient<T> gradient_of(const Tensor& values, const Segments& segments, doubl
   return {static_cast<const T*>(values.const_data_ptr()), values.stride(0), values.size(1), segments, scale};
 }
 
-// Runs the step of the rule that make(A{}, body) calls body with; a has been checked.
-template <typename Make>
-void step_each_row(const StepArguments& a, const Make& make) {
-  if (a.dim() == 0) return;
-  const Slots slots(a.rows, a.count(), a.weight.size(0));
-  const Tensor values = with_contiguous_rows(a.values);
-  const double scale = a.grad_scale.has_value() ? *static_cast<const double*>(a.grad_scale->const_data_ptr()) : 1;
-  const StepOptions options = a.options();
-  with_weight_type(a.weight, [&](auto zero) {
-    using T = decltype(zero);
-    const RowGradient<T> gradient = gradient_of<T>(values, slots.view(), scale);
-    const WeightRows<T> weight{static_cast<T*>(a.weight.mutable_data_ptr()), a.weight.stride(0)};
-    make(Accumulator<T>{}, [&](const auto& rule) {
-      const auto kernel = kernel_of(optim_kernels<T>(), rule);
-      share(a.count(), kRows, [&](int64_t begin, int64_t end) { kernel(gradient, weight, options, rule, begin, end); });
+struct Cpu {
+  template <typename Make>
+  static void step_each_row(const StepArguments& a, const Make& make) {
+    if (a.dim() == 0) return;
+    const Slots slots(a.rows, a.count(), a.weight.size(0));
+    const Tensor values = with_contiguous_rows(a.values);
+    const double scale = a.grad_scale.has_value() ? *static_cast<const double*>(a.grad_scale->const_data_ptr()) : 1;
+    const StepOptions options = a.options();
+    with_weight_type(a.weight, [&](auto zero) {
+      using T = decltype(zero);
+      const RowGradient<T> gradient = gradient_of<T>(values, slots.view(), scale);
+      const WeightRows<T> weight{static_cast<T*>(a.weight.mutable_data_ptr()), a.weight.stride(0)};
+      make(Accumulator<T>{}, [&](const auto& rule) {
+        const auto kernel = kernel_of(optim_kernels<T>(), rule);
+        share(a.count(), kRows,
+              [&](int64_t begin, int64_t end) { kernel(gradient, weight, options, rule, begin, end); });
+      });
     });
-  });
-}
-
-void sgd(const Tensor& weight, const std::optional<Tensor>& momentum_buffer, const std::optional<Tensor>& rows,
-         const Tensor& values, double momentum, bool nesterov, double lr, double weight_decay, bool decoupled,
-         double clip_row_norm, const std::optional<Tensor>& grad_scale, double max_norm, int64_t seed) {
-  const StepArguments a{weight, rows, values, grad_scale, clip_row_norm, max_norm, weight_decay, decoupled, lr, seed};
-  check_sgd(a, momentum_buffer, momentum, nesterov);
-  step_each_row(
-      a, [&](auto zero, const auto& body) { with_sgd<decltype(zero)>(a, momentum_buffer, momentum, nesterov, body); });
-}
-
-void adagrad(const Tensor& weight, const Tensor& sum, const std::optional<Tensor>& rows, const Tensor& values,
-             double eps, double lr, double weight_decay, bool decoupled, double clip_row_norm,
-             const std::optional<Tensor>& grad_scale, double max_norm, int64_t seed) {
-  const StepArguments a{weight, rows, values, grad_scale, clip_row_norm, max_norm, weight_decay, decoupled, lr, seed};
-  check_adagrad(a, sum, eps);
-  step_each_row(a, [&](auto zero, const auto& body) { with_adagrad<decltype(zero)>(a, sum, eps, body); });
-}
-
-void adam(const Tensor& weight, const Tensor& exp_avg, const Tensor& exp_avg_sq, const std::optional<Tensor>& row_steps,
-          const std::optional<Tensor>& rows, const Tensor& values, double beta1, double beta2, double eps, int64_t step,
-          double lr, double weight_decay, bool decoupled, double clip_row_norm, const std::optional<Tensor>& grad_scale,
-          double max_norm, int64_t seed) {
-  const StepArguments a{weight, rows, values, grad_scale, clip_row_norm, max_norm, weight_decay, decoupled, lr, seed};
-  check_adam(a, exp_avg, exp_avg_sq, row_steps, beta1, beta2, eps, step);
-  step_each_row(a, [&](auto zero, const auto& body) {
-    body(make_adam<decltype(zero)>(a, exp_avg, exp_avg_sq, row_steps, beta1, beta2, eps, step));
-  });
-}
+  }
+};
 
 Tensor square_norms(const std::optional<Tensor>& rows, const Tensor& values, int64_t num_rows, double clip_row_norm) {
   check_norm_arguments(rows, values, num_rows, clip_row_norm);
@@ -156,9 +130,9 @@ Tensor square_norms(const std::optional<Tensor>& rows, const Tensor& values, int
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(w2v_ext, CPU, m) {
-  m.impl("sparse_sgd_", TORCH_BOX(&sgd));
-  m.impl("sparse_adagrad_", TORCH_BOX(&adagrad));
-  m.impl("sparse_adam_", TORCH_BOX(&adam));
+  m.impl("sparse_sgd_", TORCH_BOX(&OptimOperators<Cpu>::sgd));
+  m.impl("sparse_adagrad_", TORCH_BOX(&OptimOperators<Cpu>::adagrad));
+  m.impl("sparse_adam_", TORCH_BOX(&OptimOperators<Cpu>::adam));
   m.impl("row_square_norms", TORCH_BOX(&square_norms));
 }
 
