@@ -5,9 +5,11 @@
 #ifdef __CUDACC__
 #define W2V_DEVICE __device__ __forceinline__
 #define W2V_UNROLL _Pragma("unroll")
+#define W2V_UNROLL_4 _Pragma("unroll 4")
 #else
 #define W2V_DEVICE inline
 #define W2V_UNROLL
+#define W2V_UNROLL_4
 #endif
 
 namespace w2v {
