@@ -76,8 +76,8 @@ build() {
 }
 
 tests() {
-  "$python" -m pytest -q -p no:cacheprovider -m "cuda and (slow or not slow)" --durations=8 tests/test_cuda.py tests/test_cuda_trainer.py \
-    tests/test_cuda_epoch.py &&
+  "$python" -m pytest -q -p no:cacheprovider -m "cuda and (slow or not slow)" --durations=8 \
+    tests/test_cuda.py tests/test_cuda_{step,optim,trainer,epoch,family,subword,classify,glove}.py &&
     { [[ -n $dry ]] || grep -q -E "[1-9][0-9]* passed" "$work/tests.log"; }  # all skipped is not passed
 }
 
@@ -114,6 +114,8 @@ for tool in memcheck racecheck initcheck; do in_shell "$tool" 180 "sanitize $too
 [[ -z $dry ]] && PYTHON="$python" in_shell resources 120 "bash tools/compile_cuda.sh" &
 wait
 in_shell quality 120 "bench quality"
+in_shell optim 40 "bench optim"
+in_shell family 150 "bench family"
 in_shell sweep 120 "bench sweep"
 cp -f build/cuda_resources.txt "$out/" 2> /dev/null
 cat "$work"/{memcheck,racecheck,initcheck}.log > "$out/sanitizer.log" 2> /dev/null

@@ -49,7 +49,7 @@ def test_many_cells_in_flight_learn_the_same(any_cuda):
         assert there.method.cells_in_flight <= 3 * CELLS_PER_MULTIPROCESSOR
     here.fit()
     there.fit()
-    assert there.state.losses[-1] == pytest.approx(here.state.losses[-1], rel=0.05)
+    assert there.state.losses[-1] == pytest.approx(here.state.losses[-1], rel=0.2)  # another order of cells
 
 
 def test_a_checkpoint_of_the_cpu_goes_on_on_cuda(any_cuda, tmp_path):

@@ -6,6 +6,8 @@ register as ``torch.ops.w2v_emulated``. What is not tried here: inline PTX, vect
 do at the same time.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -276,3 +278,17 @@ def test_glove_is_that_of_the_cpu(emulated, dim, backwards, monkeypatch):
     )
     outside = (cells[:, :2] >= 19).any(1).nonzero()[0].item()
     assert bad.item() == outside
+
+
+# ---- the sanitizer's case ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("pretended_cuda")
+def test_the_sanitizers_case(capsys):
+    source = (Path(__file__).resolve().parents[1] / "bench" / "sanitize_case.py").read_text()
+    changes = {'"cuda"': '"cpu"', ".cuda()": "", "torch.cuda.is_available()": "True", "torch.cuda.synchronize()": "()"}
+    for old, new in changes.items():
+        assert old in source
+        source = source.replace(old, new)
+    exec(compile(source, "sanitize_case.py", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out == "sanitize_case: done\n"

@@ -30,18 +30,7 @@ def on_cuda(device, weights, groups, ids, alias, keep, *, flight=1, cuts=(), **o
     settings |= {**corpus, "first": 0, "sentences_in_flight": flight}
     edges = [0, *cuts, len(ids)]
     for begin, end in zip(edges, edges[1:], strict=False):
-        family_ops.train_subwords_cuda_(
-            *tables,
-            sums,
-            bad,
-            **layout,
-            **corpus,
-            first=0,
-            begin=begin,
-            end=end,
-            sentences_in_flight=flight,
-            **settings,
-        )
+        family_ops.train_subwords_cuda_(*tables, sums, bad, **layout, begin=begin, end=end, **settings)
     return [t.cpu() for t in tables], sums.tolist(), int(bad.item())
 
 
@@ -97,7 +86,7 @@ def test_long_sentences_of_words_that_share_no_row_are_as_on_the_cpu(any_cuda, c
 
 
 class NearWords:
-    """The vectors of the words of a sentence, as long as they are near: made when they come, given back when they go."""
+    """The vectors of a sentence's words as long as they are near: made when they come, given back when they go."""
 
     def __init__(self, kept, sums, groups):
         self.kept, self.sums, self.groups = kept, sums, groups
