@@ -71,7 +71,7 @@ def runs_of_classifiers(data: Path, dry: bool) -> Iterator[tuple[str, Callable[[
     for side, flight in [(DEVICE.type, flight) for flight in flights] + ([("cpu", 0)] if ON_GPU else []):
 
         def run(side: str = side, flight: int = flight) -> dict:
-            settings = {"device": side, "lines_in_flight": flight, "word_ngrams": 2, "lr": 0.3, "epochs": 5}
+            settings = {"device": side, "lines_in_flight": flight, "word_ngrams": 2, "lr": 0.1, "epochs": 5}
             model = w2v_ext.TextClassifier(**settings).fit(texts, labels)
             answers = model.predict(held_out)
             right = sum(a[0][0] == model.config.label + w for a, w in zip(answers, wanted, strict=True) if a)

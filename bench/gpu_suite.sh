@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one run of under 9 minutes: build, all CUDA tests, compute-sanitizer on small cases,
-# and the benches with quality. A stage that fails is noted, and the others still run. Needs nvcc, PyTorch, NumPy and
+# and the benches with quality, of every model, the classifier and the optimisers. A stage that fails is noted, and the others still run. Needs nvcc, PyTorch, NumPy and
 # pytest (with pytest-benchmark), and no network.
 #
 #   bench/gpu_suite.sh            on a machine with a GPU
 #   bench/gpu_suite.sh --dry-run  the same Python code in small, on the CPU; nothing is built
 #
 #   OUT           where gpu.json, gpu.log, sanitizer.log and cuda_resources.txt go (default: build/gpu_suite/out)
-#   W2V_EXT_DATA  folder with imdb.txt or imdb.txt.xz, and eval/ with the judged word sets (default: data)
+#   W2V_EXT_DATA  folder with imdb.txt or imdb.txt.xz, imdb-sentiment-train.tsv.xz for the classifier, and eval/ with the
+#                 judged word sets (default: data)
 #   PYTHON        the python to use (default: python3)
 #   SECONDS_ALL   time for all stages together (default: 520)
 set -uo pipefail
