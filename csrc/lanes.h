@@ -1,15 +1,13 @@
-// What a lane computes with in epoch_warp.h: 4 columns of a row, and the bits of a ballot. Plain C++ without nvcc.
+// What a lane computes with: 4 columns of a row, and the bits of a ballot. Plain C++ without nvcc.
 #pragma once
 #include <cstdint>
 
 #ifdef __CUDACC__
 #define W2V_DEVICE __device__ __forceinline__
 #define W2V_UNROLL _Pragma("unroll")
-#define W2V_UNROLL_4 _Pragma("unroll 4")
 #else
 #define W2V_DEVICE inline
 #define W2V_UNROLL
-#define W2V_UNROLL_4
 #endif
 
 namespace w2v {

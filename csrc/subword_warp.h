@@ -34,7 +34,8 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
   template <typename U>
   using PerLane = typename Window::template PerLane<U>;
   static constexpr int kCentersPerDraw = 1;
-  static constexpr int kTogether = 8;  // outputs whose scores are summed together
+  static constexpr int kTogether = 8;      // outputs whose scores are summed together
+  static constexpr int kSumsTogether = 4;  // sums of a word that are on their way at a time
 
   // Rows behind the words': the outputs as they are now, then as they were read; then a window's mean.
   static W2V_HOST_DEVICE constexpr int extra_rows(int negative) { return 2 * (1 + negative) + 1; }
@@ -44,24 +45,33 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
       : Window(warp, sums.epoch, layout, shared, in, out, stride), sums_(sums) {}
 
   W2V_DEVICE Vec4 fetch(int32_t word, int32_t column) const {
-    const int64_t end = sums_.first[word + 1];
     Vec4 sum{0, 0, 0, 0};
-    W2V_UNROLL_4
-    for (int64_t k = sums_.first[word]; k < end; ++k)
-      add_scaled(&sum, 1.0f, Warp::load(sum_row(sums_.entries[k]), column));
+    each_sum(word, [&](const int32_t (&entries)[kSumsTogether]) {
+      Vec4 rows[kSumsTogether];
+      W2V_UNROLL
+      for (int i = 0; i < kSumsTogether; ++i)
+        rows[i] = entries[i] >= 0 ? Warp::load(sum_row(entries[i]), column) : Vec4{0, 0, 0, 0};
+      W2V_UNROLL
+      for (int i = 0; i < kSumsTogether; ++i) add_scaled(&sum, 1.0f, rows[i]);
+    });
     const float scale = 1.0f / sums_.word_rows[word];
     return {sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale};
   }
 
   W2V_DEVICE void give(int32_t word, int32_t column, const Vec4& old, const Vec4& now) const {
-    const int64_t end = sums_.first[word + 1];
     const Vec4 step{now.x - old.x, now.y - old.y, now.z - old.z, now.w - old.w}, none{0, 0, 0, 0};
-    for (int64_t k = sums_.first[word]; k < end; ++k) {
-      const int32_t entry = sums_.entries[k];
-      Vec4 all = none;
-      add_scaled(&all, sums_.group_rows[entry], step);
-      Warp::add(sum_row(entry), column, none, all, 0);
-    }
+    each_sum(word, [&](const int32_t (&entries)[kSumsTogether]) {
+      float rows[kSumsTogether];  // of each sum
+      W2V_UNROLL
+      for (int i = 0; i < kSumsTogether; ++i) rows[i] = entries[i] >= 0 ? sums_.group_rows[entries[i]] : 0.0f;
+      W2V_UNROLL
+      for (int i = 0; i < kSumsTogether; ++i) {
+        if (entries[i] < 0) continue;
+        Vec4 all = none;
+        add_scaled(&all, rows[i], step);
+        Warp::add(sum_row(entries[i]), column, none, all, 0);
+      }
+    });
   }
 
   W2V_DEVICE void train_block(int64_t first) {
@@ -70,6 +80,18 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
   }
 
  private:
+  // Calls visit with the entries of a word, some at a time, -1 where there are no more.
+  template <typename Visit>
+  W2V_DEVICE void each_sum(int32_t word, const Visit& visit) const {
+    const int64_t end = sums_.first[word + 1];
+    for (int64_t k = sums_.first[word]; k < end; k += kSumsTogether) {
+      int32_t entries[kSumsTogether];
+      W2V_UNROLL
+      for (int i = 0; i < kSumsTogether; ++i) entries[i] = k + i < end ? sums_.entries[k + i] : -1;
+      visit(entries);
+    }
+  }
+
   W2V_DEVICE float* sum_row(int64_t entry) const {
     const int64_t vocab_size = this->p_.vocab_size;
     return entry < vocab_size ? this->in_ + entry * this->stride_ : sums_.ngrams + (entry - vocab_size) * this->stride_;

@@ -62,7 +62,7 @@ inline const AliasColumn* check_noise(const Tensor& alias, const Tensor& in_weig
   return static_cast<const AliasColumn*>(alias.const_data_ptr());
 }
 
-// What is part of an epoch of any model. (Tensor is hidden where the library's own names are.)
+// What is part of an epoch of any model. Hidden, as its references to Tensor are.
 struct __attribute__((visibility("hidden"))) EpochArguments {
   const Tensor &in_weight, &out_weight, &sums, &bad, &ids, &keep;
   int64_t first, num_ids, begin, end, window, seed, epoch, epochs;
