@@ -166,7 +166,7 @@ def test_bad_words_and_settings_are_named(any_cuda, model):
 def small_corpus():
     rng = np.random.default_rng(0)
     # No word twice in a sentence: with several groups of outputs, repeated ones differ in second order.
-    return corpus_from_sequences([rng.permutation(300)[:30].tolist() for _ in range(60)])
+    return corpus_from_sequences([rng.permutation(300)[:30].tolist() for _ in range(25)])
 
 
 def train_both(device, corpus, **changes):
