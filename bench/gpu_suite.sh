@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one run of under 9 minutes: build, all CUDA tests, compute-sanitizer on small cases,
-# and the benches with quality. A stage that fails is noted, and the others still run. Needs nvcc, PyTorch, NumPy and
+# and the benches with quality, of every model, the classifier and the optimisers. A stage that fails is noted, and the others still run. Needs nvcc, PyTorch, NumPy and
 # pytest (with pytest-benchmark), and no network.
 #
 #   bench/gpu_suite.sh            on a machine with a GPU
 #   bench/gpu_suite.sh --dry-run  the same Python code in small, on the CPU; nothing is built
 #
 #   OUT           where gpu.json, gpu.log, sanitizer.log and cuda_resources.txt go (default: build/gpu_suite/out)
-#   W2V_EXT_DATA  folder with imdb.txt or imdb.txt.xz, and eval/ with the judged word sets (default: data)
+#   W2V_EXT_DATA  folder with imdb.txt or imdb.txt.xz, imdb-sentiment-train.tsv.xz for the classifier, and eval/ with the
+#                 judged word sets (default: data)
 #   PYTHON        the python to use (default: python3)
 #   SECONDS_ALL   time for all stages together (default: 520)
 set -uo pipefail
@@ -76,8 +77,8 @@ build() {
 }
 
 tests() {
-  "$python" -m pytest -q -p no:cacheprovider -m "cuda and (slow or not slow)" --durations=8 tests/test_cuda.py tests/test_cuda_trainer.py \
-    tests/test_cuda_epoch.py &&
+  "$python" -m pytest -q -p no:cacheprovider -m "cuda and (slow or not slow)" --durations=8 \
+    tests/test_cuda.py tests/test_cuda_{step,optim,trainer,epoch,family,subword,classify,glove}.py &&
     { [[ -n $dry ]] || grep -q -E "[1-9][0-9]* passed" "$work/tests.log"; }  # all skipped is not passed
 }
 
@@ -114,6 +115,8 @@ for tool in memcheck racecheck initcheck; do in_shell "$tool" 180 "sanitize $too
 [[ -z $dry ]] && PYTHON="$python" in_shell resources 120 "bash tools/compile_cuda.sh" &
 wait
 in_shell quality 120 "bench quality"
+in_shell optim 40 "bench optim"
+in_shell family 150 "bench family"
 in_shell sweep 120 "bench sweep"
 cp -f build/cuda_resources.txt "$out/" 2> /dev/null
 cat "$work"/{memcheck,racecheck,initcheck}.log > "$out/sanitizer.log" 2> /dev/null

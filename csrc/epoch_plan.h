@@ -81,18 +81,21 @@ struct EpochLayout {
   int32_t queue_word, queue_reach, queue_slot;  // int32 (queue,)
   int32_t slot_word;                            // int32 (contexts,)
   int32_t context;                              // int32 (contexts,): slots of the block's contexts
-  int32_t negatives;                            // int32 (draw_blocks * K,)
+  int32_t negatives;                            // int32 (draw_blocks * K,); of a tree: a word's path
   int64_t bytes;
 
-  EpochLayout(int window, int negative, int64_t dim) {
+  EpochLayout(int window, int negative, int64_t dim) : EpochLayout(window, negative, dim, kBlock + negative, 0) {}
+
+  // outputs: the most that a context meets. extra: rows beside those of the words, in the slots behind theirs.
+  EpochLayout(int window, int negative, int64_t dim, int outputs, int extra) {
     contexts = 2 * window + kBlock;
     queue = 64;
     while (queue < contexts + kWarpLanes) queue *= 2;
     pitch = static_cast<int32_t>((dim + 3) / 4 * 4);
-    groups = (kBlock + negative + kOutputs - 1) / kOutputs;
-    draw_blocks = larger(1, kWarpLanes / negative);
+    groups = (outputs + kOutputs - 1) / kOutputs;
+    draw_blocks = negative > 0 ? larger(1, kWarpLanes / negative) : 1;
     bytes = 0;
-    value = take(int64_t{4} * contexts * pitch);
+    value = take(int64_t{4} * (contexts + extra) * pitch);
     base = take(int64_t{4} * contexts * pitch);
     deltas = take(groups > 1 ? int64_t{4} * contexts * 4 * kWarpLanes : 0);
     coef = take(int64_t{4} * groups * contexts * kCoefPitch);
@@ -103,7 +106,7 @@ struct EpochLayout {
     queue_slot = take(int64_t{4} * queue);
     slot_word = take(int64_t{4} * contexts);
     context = take(int64_t{4} * contexts);
-    negatives = take(int64_t{4} * draw_blocks * negative);
+    negatives = take(int64_t{4} * (negative > 0 ? draw_blocks * negative : outputs));
   }
 
  private:

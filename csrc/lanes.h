@@ -1,4 +1,4 @@
-// What a lane computes with in epoch_warp.h: 4 columns of a row, and the bits of a ballot. Plain C++ without nvcc.
+// What a lane computes with: 4 columns of a row, and the bits of a ballot. Plain C++ without nvcc.
 #pragma once
 #include <cstdint>
 

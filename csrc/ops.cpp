@@ -77,6 +77,16 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
       "train_sgns_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
       "Tensor alias, Tensor keep, int first, int num_ids, int begin, int end, int window, int negative, int seed, "
       "int epoch, int epochs, float lr, int sentences_in_flight) -> ()");
+  // The same of CBOW and of hierarchical softmax, in float32; longest: the nodes of the longest path.
+  m.def(
+      "train_cbow_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
+      "Tensor alias, Tensor keep, bool mean, bool divide, int first, int num_ids, int begin, int end, int window, "
+      "int negative, int seed, int epoch, int epochs, float lr, int sentences_in_flight) -> ()");
+  m.def(
+      "train_hs_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
+      "Tensor path_start, Tensor path, Tensor keep, int longest, bool cbow, bool mean, bool divide, int first, "
+      "int num_ids, int begin, int end, int window, int seed, int epoch, int epochs, float lr, "
+      "int sentences_in_flight) -> ()");
   // fastText's models: rows that the same words have are kept as one sum, those of one word alone in in_weight (V, D),
   // all others in ngram_weight (C, D). Word w has the sums entries[first[w]:first[w + 1]] (e >= V: ngram_weight[e -
   // V]), of word_rows (V,) rows; sum e is of group_rows (V + C,) rows. Trains on the whole stretches of ids, at
@@ -86,6 +96,13 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
       "Tensor entries, Tensor word_rows, Tensor group_rows, Tensor ids, Tensor alias, Tensor keep, bool cbow, "
       "int window, int negative, int seed, int epoch, int epochs, float lr, int begin, int end, int stretch, "
       "int threads) -> Tensor");
+  // The same on CUDA, as train_sgns_cuda_: the sums of a word are read when it comes near a centre, and added to when
+  // it leaves. Entries are first_entry's here, and first is a place in the corpus.
+  m.def(
+      "train_subwords_cuda_(Tensor(a!) in_weight, Tensor(b!) ngram_weight, Tensor(c!) out_weight, Tensor(d!) sums, "
+      "Tensor(e!) bad, Tensor first_entry, Tensor entries, Tensor word_rows, Tensor group_rows, Tensor ids, "
+      "Tensor alias, Tensor keep, bool cbow, int first, int num_ids, int begin, int end, int window, int negative, "
+      "int seed, int epoch, int epochs, float lr, int sentences_in_flight) -> ()");
   // The vectors of the words (V, D): their sums, divided by word_rows.
   m.def(
       "compose_subwords(Tensor in_weight, Tensor ngram_weight, Tensor first, Tensor entries, Tensor word_rows, "
@@ -115,6 +132,14 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
       "Tensor ngram_ends, Tensor rows, Tensor row_ends, str loss, Tensor labels, Tensor label_ends, Tensor path, "
       "Tensor path_ends, Tensor order, float lr, int seed, int epoch, int epochs, int begin, int end, int threads) -> "
       "Tensor");
+  // The same on CUDA, without waiting for it: sums (2,) float64 grows by (loss, examples), and bad (1,) int64 falls to
+  // the first place of `order` whose line has a number out of range (start it at 2^63 - 1). longest: the nodes of the
+  // longest path.
+  m.def(
+      "train_classifier_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, "
+      "Tensor tokens, Tensor ends, Tensor ngrams, Tensor ngram_ends, Tensor rows, Tensor row_ends, str loss, "
+      "Tensor labels, Tensor label_ends, Tensor path, Tensor path_ends, Tensor order, int longest, float lr, int seed, "
+      "int epoch, int epochs, int begin, int end, int lines_in_flight) -> ()");
   // The k most probable labels (N, k) int32 of each line, -1 where fewer reach the threshold, and their probabilities.
   m.def(
       "classify(Tensor in_weight, Tensor out_weight, Tensor tokens, Tensor ends, Tensor ngrams, Tensor ngram_ends, "

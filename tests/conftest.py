@@ -1,6 +1,12 @@
 """Fixtures and settings shared by the tests."""
 
+import contextlib
 import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -16,7 +22,8 @@ OPTIONAL = {"hypothesis", "jieba", "safetensors", "tqdm", "tyro", "yaml", "zstan
 MISSING = {name for name in OPTIONAL if importlib.util.find_spec(name) is None}
 collect_ignore = [file for file, needed in NEEDED.items() if MISSING.intersection(needed)]
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
 def pytest_report_header():
@@ -69,3 +76,113 @@ def one_thread():
 def own_cache(tmp_path_factory, monkeypatch):
     """Keep every test's encoded corpora and downloads out of the user's cache."""
     monkeypatch.setenv("W2V_EXT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+# ---- the CUDA operators on the CPU, see test_cuda_on_cpu.py --------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory):
+    """The CUDA operators, host code and kernels, compiled for the CPU: ``torch.ops.w2v_emulated``."""
+    import torch
+
+    compiler = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C++20 compiler and Linux's ucontext")
+    folder, torch_folder = tmp_path_factory.mktemp("emulated"), Path(torch.__file__).parent
+    include = torch_folder / "include"
+    flags = [
+        *"-std=c++20 -O0 -fPIC -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020a000000000000".split(),
+        *(f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests/cpp/cuda_on_cpu'}", "-include", "prelude.h"),
+        *("-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include"), "-x", "c++"),
+    ]
+    sources = [ROOT / "csrc/ops.cpp", *sorted((ROOT / "csrc/cuda").glob("*.cu"))]
+    objects = [str(folder / f"{source.name}.o") for source in sources]
+    running = [
+        subprocess.Popen([compiler, *flags, "-c", str(source), "-o", target], stderr=subprocess.PIPE, text=True)
+        for source, target in zip(sources, objects, strict=True)
+    ]
+    for process in running:
+        _, message = process.communicate()
+        assert process.returncode == 0, message[-3000:]
+    target = folder / "emulated.so"
+    libraries = [f"-L{torch_folder / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    subprocess.run([compiler, "-shared", *objects, *libraries, "-o", str(target)], check=True)
+    torch.ops.load_library(target)
+    return torch.ops.w2v_emulated
+
+
+@pytest.fixture(params=["first lane ahead", "last lane ahead"])
+def lanes(request, monkeypatch):
+    """Which lane runs ahead of the others: what a lane must wait for shows with one or the other."""
+    if request.param == "last lane ahead":
+        monkeypatch.setenv("CUDA_ON_CPU_BACKWARDS", "1")
+
+
+class _Operators:
+    """The library's operators, those of CUDA replaced by the emulated ones."""
+
+    def __init__(self, real, emulated):
+        self._real, self._emulated = real, emulated
+
+    def __getattr__(self, name):
+        return getattr(self._emulated if "_cuda_" in name else self._real, name)
+
+
+class _Idle:
+    """A stream or an event of a device that is never busy."""
+
+    def __init__(self, *_):
+        pass
+
+    def wait(self):
+        pass
+
+    record = synchronize = wait
+
+
+@pytest.fixture
+def pretended_cuda(emulated, monkeypatch):
+    """PyTorch's CUDA as far as the trainers use it, and the emulated operators; the device is the CPU."""
+    import torch
+
+    import w2v_ext.classify.ops
+    from w2v_ext.methods import cuda_epoch
+
+    for name in ("Event", "Stream"):
+        monkeypatch.setattr(torch.cuda, name, _Idle)
+    for name in ("stream", "device"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", _Idle)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 30, 1 << 30))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "an emulated GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: types.SimpleNamespace(multi_processor_count=3))
+    monkeypatch.setattr(cuda_epoch, "_page_locked", lambda count: torch.empty(count, dtype=torch.int32))
+    for module in (w2v_ext.ops, w2v_ext.classify.ops):
+        monkeypatch.setattr(module, "_ops", _Operators(module._ops, emulated))
+    return torch.device("cpu")
+
+
+def _no_gpu():
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+@pytest.fixture(
+    params=[
+        "emulated",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.cuda,
+                pytest.mark.skipif(_no_gpu(), reason="needs a CUDA device and a CUDA build of PyTorch"),
+            ],
+        ),
+    ]
+)
+def any_cuda(request):
+    """Where CUDA's operators run: on the CPU, emulated, and on a GPU where there is one."""
+    import torch
+
+    return torch.device("cuda") if request.param == "cuda" else request.getfixturevalue("pretended_cuda")

@@ -177,3 +177,55 @@ def test_a_fill_that_is_interrupted_leaves_no_half_filled_buffer(without_cuda, m
     part, first, start, stop = next(stream.parts(0, 10))
     assert (first, start) == (0, 0)
     assert torch.equal(part[:stop], ids[:stop])
+
+
+# ---- the other models ----------------------------------------------------------------------------------------------
+
+OTHERS = [
+    ({"model": "cbow"}, "CudaCbow"),
+    ({"loss": "hs"}, "CudaTree"),
+    ({"model": "cbow", "loss": "hs"}, "CudaTree"),
+    ({"model": "fasttext"}, "CudaFastText"),
+    ({"model": "fasttext-cbow"}, "CudaFastText"),
+    ({"model": "glove"}, "CudaGlove"),
+]
+
+
+@pytest.mark.parametrize(("settings", "kind"), OTHERS)
+def test_the_other_models_train_on_cuda_where_it_is_named(monkeypatch, settings, kind):
+    class Chosen(methods.Method):
+        def __init__(self, device, corpus, config):
+            self.device, self.weights, self.length = device, {"in_weight": torch.zeros(4, 8)}, len(corpus.ids)
+
+    monkeypatch.setattr(methods, "choose_device", lambda wanted: torch.device("cpu" if wanted == "cpu" else "cuda:0"))
+    monkeypatch.setattr(methods, kind, Chosen)
+    corpus = corpus_from_sequences([[1, 2, 3]] * 20)
+    options = {"dim": 8, "min_count": 1, "sample": 0, **settings}
+    on_cuda = Trainer(corpus, TrainConfig(device="cuda", **options))
+    assert isinstance(on_cuda.method, Chosen)
+    assert on_cuda.device.type == "cuda"
+    for device in ("auto", "cpu"):
+        assert Trainer(corpus, TrainConfig(device=device, **options)).device.type == "cpu"
+
+
+@pytest.mark.parametrize(("settings", "kind"), OTHERS)
+def test_the_other_models_name_what_they_cannot_do_on_cuda(monkeypatch, settings, kind):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(methods, "choose_device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr(methods, kind, fail)
+    corpus = corpus_from_sequences([[1, 2, 3]] * 20)
+    options = {"dim": 8, "min_count": 1, "sample": 0, "device": "cuda", **settings}
+    with pytest.raises(TrainingError, match=r"3 words x 8 do not fit cuda:0 \(CUDA out of memory.\); use --device cpu"):
+        Trainer(corpus, TrainConfig(**options))
+    with pytest.raises(ValueError, match="weight_dtype: expected float32 for model = .*, got 'bfloat16'"):
+        Trainer(corpus, TrainConfig(**options, weight_dtype="bfloat16"))
+
+
+@pytest.mark.parametrize("model", ["fasttext", "fasttext-cbow", "glove"])
+@pytest.mark.parametrize("loss", ["hs", "softmax"])
+def test_losses_that_a_model_has_not_are_named_on_cuda_too(monkeypatch, model, loss):
+    monkeypatch.setattr(methods, "choose_device", lambda _: torch.device("cuda", 0))
+    with pytest.raises(ValueError, match=f"loss: expected ns for model = {model}, got '{loss}'"):
+        Trainer(corpus_from_sequences([[1, 2, 3]] * 20), TrainConfig(model=model, loss=loss, device="cuda"))

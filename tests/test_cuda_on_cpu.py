@@ -6,12 +6,6 @@ register as ``torch.ops.w2v_emulated``. What is not tried here: inline PTX, vect
 do at the same time.
 """
 
-import contextlib
-import os
-import shutil
-import subprocess
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -27,37 +21,6 @@ from w2v_ext import Trainer, corpus_from_sequences, ops, reference, row_steps
 from w2v_ext.methods import cuda_epoch
 from w2v_ext.methods.cuda_epoch import CudaEpoch, device_weight
 from w2v_ext.trainer import TrainingError
-
-ROOT = Path(__file__).resolve().parents[1]
-COMPILER = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
-
-
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory):
-    if COMPILER is None or sys.platform != "linux":
-        pytest.skip("needs a C++20 compiler and Linux's ucontext")
-    folder, torch_folder = tmp_path_factory.mktemp("emulated"), Path(torch.__file__).parent
-    include = torch_folder / "include"
-    flags = [
-        *"-std=c++20 -O0 -fPIC -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020a000000000000".split(),
-        *(f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests/cpp/cuda_on_cpu'}", "-include", "prelude.h"),
-        *("-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include"), "-x", "c++"),
-    ]
-    sources = [ROOT / "csrc/ops.cpp", *sorted((ROOT / "csrc/cuda").glob("*.cu"))]
-    objects = [str(folder / f"{source.name}.o") for source in sources]
-    running = [
-        subprocess.Popen([COMPILER, *flags, "-c", str(source), "-o", target], stderr=subprocess.PIPE, text=True)
-        for source, target in zip(sources, objects, strict=True)
-    ]
-    for process in running:
-        _, message = process.communicate()
-        assert process.returncode == 0, message[-3000:]
-    target = folder / "emulated.so"
-    libraries = [f"-L{torch_folder / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
-    subprocess.run([COMPILER, "-shared", *objects, *libraries, "-o", str(target)], check=True)
-    torch.ops.load_library(target)
-    return torch.ops.w2v_emulated
-
 
 # ---- the loss ------------------------------------------------------------------------------------------------------
 
@@ -89,13 +52,6 @@ def assert_matches_reference(ops, dtype, in_order, tolerance=None, **options):
     reference.sgns_step_(*expected, *indices, 0.3)
     for weight, want in zip(stepped, expected, strict=True):
         assert_rows_close(weight, want, tolerance)
-
-
-@pytest.fixture(params=["first lane ahead", "last lane ahead"])
-def lanes(request, monkeypatch):
-    """Which lane runs ahead of the others: what a lane must wait for shows with one or the other."""
-    if request.param == "last lane ahead":
-        monkeypatch.setenv("CUDA_ON_CPU_BACKWARDS", "1")
 
 
 both_orders = pytest.mark.parametrize("in_order", [False, True])
@@ -245,34 +201,9 @@ def test_tables_that_do_not_fit_the_cache_are_fetched_ahead(emulated):
 # ---- the trainer ---------------------------------------------------------------------------------------------------
 
 
-class Idle:
-    """A stream or an event of a device that is never busy."""
-
-    def __init__(self, *_):
-        pass
-
-    def wait(self):
-        pass
-
-    record = synchronize = wait
-
-
 @pytest.fixture
-def cuda_trainer(emulated, monkeypatch):
+def cuda_trainer(pretended_cuda):
     """Makes a trainer that trains on the emulated device, as ``Trainer(corpus, TrainConfig(device="cuda"))`` would."""
-    for name in ("Event", "Stream"):
-        monkeypatch.setattr(torch.cuda, name, Idle)
-    for name in ("stream", "device"):
-        monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", Idle)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 30, 1 << 30))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "an emulated GPU")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: types.SimpleNamespace(multi_processor_count=3))
-    monkeypatch.setattr(cuda_epoch, "_page_locked", lambda count: torch.empty(count, dtype=torch.int32))
-    monkeypatch.setattr(ops, "_ops", types.SimpleNamespace(**{
-        name: getattr(emulated if name == "train_sgns_cuda_" else ops._ops, name)
-        for name in ("alias_table", "chunk_end", "cpu_kernels", "train_sgns_", "train_sgns_cuda_")
-    }))  # fmt: skip
 
     def make(corpus, **changes):
         trainer = Trainer(corpus, config(device="cpu", **changes))
@@ -347,3 +278,17 @@ def test_glove_is_that_of_the_cpu(emulated, dim, backwards, monkeypatch):
     )
     outside = (cells[:, :2] >= 19).any(1).nonzero()[0].item()
     assert bad.item() == outside
+
+
+# ---- the sanitizer's case ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("pretended_cuda")
+def test_the_sanitizers_case(capsys):
+    source = (Path(__file__).resolve().parents[1] / "bench" / "sanitize_case.py").read_text()
+    changes = {'"cuda"': '"cpu"', ".cuda()": "", "torch.cuda.is_available()": "True", "torch.cuda.synchronize()": "()"}
+    for old, new in changes.items():
+        assert old in source
+        source = source.replace(old, new)
+    exec(compile(source, "sanitize_case.py", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out == "sanitize_case: done\n"

@@ -27,7 +27,7 @@ from w2v_ext.model_files import load_model
 from w2v_ext.synthetic import BUILTIN_CLASSES, write_builtin_corpus
 from w2v_ext.tables import keep_thresholds
 from w2v_ext.train import main
-from w2v_ext.trainer import Interrupted, TrainingError
+from w2v_ext.trainer import Interrupted
 from w2v_ext.windows import draw_windows
 
 
@@ -418,16 +418,6 @@ def test_these_models_are_trained_in_float32(settings):
 
 
 # ---- what is trained where -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("settings", [{"model": "cbow"}, {"loss": "hs"}, {"model": "cbow", "loss": "hs"}])
-def test_models_that_cuda_does_not_train(settings, monkeypatch):
-    corpus = corpus_from_sequences([[1, 2, 3], [2, 3, 1]] * 3)
-    monkeypatch.setattr("w2v_ext.methods.choose_device", lambda _: torch.device("cuda", 0))
-    model, loss = settings.get("model", "skipgram"), settings.get("loss", "ns")
-    with pytest.raises(TrainingError, match=f"device: model = {model} with loss = {loss} trains on the CPU only; use"):
-        Trainer(corpus, TrainConfig(**settings, device="cuda"))
-    assert Trainer(corpus, TrainConfig(**settings, device="auto")).device.type == "cpu"
 
 
 def test_the_command_line_trains_every_model(tmp_path):

@@ -41,6 +41,10 @@ def _step_shapes(in_weight, out_weight, center, pos, neg, step):
     return in_weight.new_empty((center.shape[0],), dtype=_accumulator(in_weight))
 
 
+@torch.library.register_fake("w2v_ext::train_classifier_cuda_")
+@torch.library.register_fake("w2v_ext::train_subwords_cuda_")
+@torch.library.register_fake("w2v_ext::train_hs_cuda_")
+@torch.library.register_fake("w2v_ext::train_cbow_cuda_")
 @torch.library.register_fake("w2v_ext::train_sgns_cuda_")
 def _train_shapes(*_):
     return None

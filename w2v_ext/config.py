@@ -113,7 +113,8 @@ class TrainConfig:
     device: Literal["cpu", "cuda", "auto"] = "auto"
     """Where to train; auto is cuda where there is a device and the CUDA kernels were built."""
     sentences_in_flight: int = 0
-    """Sentences that a GPU trains at the same time; 0 finds a number. 1 gives the CPU's vectors with 1 thread."""
+    """Sentences (glove: cells) that a GPU trains at the same time; 0 finds a number. 1 gives the CPU's vectors with 1
+    thread (fasttext: nearly)."""
     weight_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the tables while they are trained; bfloat16, with stochastic rounding, on a GPU only."""
     probe: str = ""

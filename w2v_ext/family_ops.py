@@ -158,3 +158,136 @@ def compose_subwords(
 ) -> Tensor:
     """Return the vectors (V, D) of the words, from the tables that :func:`train_subwords_` trains."""
     return ops._call(ops._ops.compose_subwords, in_weight, ngram_weight, first, entries, word_rows, group_rows)
+
+
+def train_cbow_cuda_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    sums: Tensor,
+    bad: Tensor,
+    ids: Tensor,
+    alias: Tensor,
+    keep: Tensor,
+    *,
+    mean: bool,
+    divide: bool,
+    first: int,
+    num_ids: int,
+    begin: int,
+    end: int,
+    window: int,
+    negative: int,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    lr: float,
+    sentences_in_flight: int,
+) -> None:
+    """Train as :func:`train_cbow_` does, on CUDA: queued on the current stream, without waiting for the device.
+
+    With one sentence in flight the result is the CPU's with one thread, to rounding.
+
+    Args:
+        in_weight, out_weight: (V, D) float32, laid out as :func:`w2v_ext.ops.train_sgns_cuda_` wants them.
+        mean, divide: as in :func:`train_cbow_`.
+        sums, bad, ids, alias, keep, first, num_ids, begin, end, window, negative, seed, epoch, epochs, lr,
+            sentences_in_flight: as in :func:`w2v_ext.ops.train_sgns_cuda_`; ``sums`` counts centres, not pairs.
+    """
+    ops._call(
+        ops._ops.train_cbow_cuda_,
+        *(in_weight, out_weight, sums, bad, ids, alias, keep, mean, divide, first, num_ids, begin, end),
+        *(window, negative, seed, epoch, epochs, lr, sentences_in_flight),
+    )
+
+
+def train_hs_cuda_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    sums: Tensor,
+    bad: Tensor,
+    ids: Tensor,
+    path_start: Tensor,
+    path: Tensor,
+    keep: Tensor,
+    *,
+    longest: int,
+    cbow: bool,
+    mean: bool,
+    divide: bool,
+    first: int,
+    num_ids: int,
+    begin: int,
+    end: int,
+    window: int,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    lr: float,
+    sentences_in_flight: int,
+) -> None:
+    """Train as :func:`train_hs_` does, on CUDA: queued on the current stream, without waiting for the device.
+
+    With one sentence in flight the result is the CPU's with one thread, to rounding. Every centre moves the root, so
+    that many sentences in flight move it by far too much at a time.
+
+    Args:
+        in_weight, out_weight: (V, D) float32, laid out as :func:`w2v_ext.ops.train_sgns_cuda_` wants them.
+        path_start, path, cbow, mean, divide: as in :func:`train_hs_`, on the device. What they hold is not checked.
+        longest: nodes of the longest path; a longer one stops the kernel.
+        sums, bad, ids, keep, first, num_ids, begin, end, window, seed, epoch, epochs, lr, sentences_in_flight: as in
+            :func:`w2v_ext.ops.train_sgns_cuda_`.
+    """
+    ops._call(
+        ops._ops.train_hs_cuda_,
+        *(in_weight, out_weight, sums, bad, ids, path_start, path, keep, longest, cbow, mean, divide),
+        *(first, num_ids, begin, end, window, seed, epoch, epochs, lr, sentences_in_flight),
+    )
+
+
+def train_subwords_cuda_(
+    in_weight: Tensor,
+    ngram_weight: Tensor,
+    out_weight: Tensor,
+    sums: Tensor,
+    bad: Tensor,
+    *,
+    first_entry: Tensor,
+    entries: Tensor,
+    word_rows: Tensor,
+    group_rows: Tensor,
+    ids: Tensor,
+    alias: Tensor,
+    keep: Tensor,
+    cbow: bool,
+    first: int,
+    num_ids: int,
+    begin: int,
+    end: int,
+    window: int,
+    negative: int,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    lr: float,
+    sentences_in_flight: int,
+) -> None:
+    """Train as :func:`train_subwords_` does, on CUDA: queued on the current stream, without waiting for the device.
+
+    A word's vector is made of its rows when the word comes within ``window`` of a centre, and what it has moved is
+    added to them when it leaves; the CPU does both once a stretch. With one sentence in flight, and sentences that lie
+    in one window, the result is the CPU's with one thread and a ``stretch`` of 1, to rounding.
+
+    Args:
+        in_weight, ngram_weight, out_weight: float32, laid out as :func:`w2v_ext.ops.train_sgns_cuda_` wants them.
+        first_entry, entries, word_rows, group_rows: ``first`` and the others of
+            :class:`w2v_ext.subwords.SubwordGroups`, on the device. What they hold is not checked.
+        cbow: as in :func:`train_subwords_`.
+        sums, bad, ids, alias, keep, first, num_ids, begin, end, window, negative, seed, epoch, epochs, lr,
+            sentences_in_flight: as in :func:`w2v_ext.ops.train_sgns_cuda_`.
+    """
+    ops._call(
+        ops._ops.train_subwords_cuda_,
+        *(in_weight, ngram_weight, out_weight, sums, bad, first_entry, entries, word_rows, group_rows),
+        *(ids, alias, keep, cbow, first, num_ids, begin, end, window, negative, seed, epoch, epochs, lr),
+        sentences_in_flight,
+    )

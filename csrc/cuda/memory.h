@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "../epoch_warp.h"
+#include "../lanes.h"
 
 namespace w2v {
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..ops import cpu_kernels
 from ..tables import padded_weight
 from ..trainer import TrainingError
 from ..vocab import Vocabulary
 from . import ops
 from .config import ClassifierConfig
+from .devices import CpuLines, lines_on, training_device
 from .files import ClassifierFiles, load_classifier, save_classifier
 from .lines import Encoded, Lines, Progress, Sources, encode_lines, encode_words, read_lines, text_lines
 from .preparation import choose_labels, read_pretrained
@@ -83,6 +83,7 @@ class TextClassifier:
         self.in_weight = self.out_weight = torch.empty(0, self.config.dim)
         self._bucket_rows = np.empty(0, np.int32)
         self._tree: LabelTree | None = None
+        self._place: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"TextClassifier({len(self.words)} words, {len(self.labels)} labels, dim {self.config.dim})"
@@ -116,11 +117,11 @@ class TextClassifier:
 
         Raises:
             ValueError: no line has a label, all have the same one, no word is left, `pretrained` does not fit `dim`.
-            TrainingError: the loss is no longer finite.
+            TrainingError: the loss is no longer finite; the device cannot be used, or is too small.
             OSError: a file cannot be read.
         """
         config, started = self.config, time.perf_counter()
-        self.state = FitState()
+        self.state, device = FitState(), training_device(config)
         if labels is None:
             lines = read_lines(
                 source, label=config.label, errors=config.errors, threads=config.num_threads, progress=reading
@@ -135,7 +136,12 @@ class TextClassifier:
         self.labels = Vocabulary(lines.labels, lines.label_counts)
         encoded = self._prepare(lines, examples)
         self.state.prepare_seconds = time.perf_counter() - read
-        self._train(lines, encoded, examples, on_progress, on_epoch)
+        place = lines_on(device, config, (self.in_weight, self.out_weight), encoded, lines, self._tree)
+        self._place = place.metrics()
+        try:
+            self._train(place, lines, examples, on_progress, on_epoch)
+        finally:
+            place.finish()
         return self
 
     def _prefixed(self, labels: Iterable[str | Sequence[str]]) -> Iterable[Sequence[str]]:
@@ -185,16 +191,13 @@ class TextClassifier:
 
     def _train(
         self,
+        place: CpuLines,
         lines: Lines,
-        encoded: Encoded,
         examples: np.ndarray,
         on_progress: Callable[[TextClassifier], None] | None,
         on_epoch: Callable[[TextClassifier], None] | None,
     ) -> None:
         config, state = self.config, self.state
-        tree = self._tree or LabelTree(*3 * [np.empty(0, np.int32)])
-        path, path_ends = torch.from_numpy(tree.path), torch.from_numpy(tree.path_ends.astype(np.int64))
-        labels, label_ends = torch.from_numpy(lines.line_labels), torch.from_numpy(lines.label_ends)
         generator = torch.Generator().manual_seed(config.seed)
         chosen = torch.from_numpy(examples)
         words = int(np.diff(lines.ends, prepend=0)[examples].sum())
@@ -205,20 +208,8 @@ class TextClassifier:
             begin, total, trained = 0, 0.0, 0
             while begin < len(order):
                 end = min(begin + size, len(order))
-                started = time.perf_counter()
-                loss, count = ops.train_classifier_(
-                    *(self.in_weight, self.out_weight, encoded, labels, label_ends, path, path_ends, order),
-                    loss=config.loss,
-                    lr=config.lr,
-                    seed=config.seed,
-                    epoch=epoch,
-                    epochs=config.epochs,
-                    begin=begin,
-                    end=end,
-                    threads=config.num_threads,
-                )
-                seconds = time.perf_counter() - started
-                state.train_seconds += seconds
+                loss, count = place.train(order, epoch, begin, end)
+                seconds, state.train_seconds = place.seconds - state.train_seconds, place.seconds
                 if not math.isfinite(loss):
                     raise TrainingError(
                         f"lr: the loss became {loss} in epoch {epoch + 1}; the model has diverged, try a learning rate "
@@ -252,8 +243,7 @@ class TextClassifier:
             "buckets_used": len(self.in_weight) - len(self.words),
             "labels": len(self.labels),
             "torch": torch.__version__,
-            "threads": self.config.num_threads,
-            "cpu_kernels": cpu_kernels(),
+            **self._place,
         }
 
     # ---- using it ------------------------------------------------------------------------------------------------

@@ -107,10 +107,11 @@ def _train(arguments: Sequence[str]) -> None:
             out.rmdir()  # nothing came of it
         raise
     speed = model.metrics()
+    on_cpu = speed["device"] == "cpu"
+    where = f"{speed['threads']} threads, {speed['cpu_kernels']}" if on_cpu else speed["device"]
     print(
         f"trained {model.state.words:,} words in {speed['train_seconds']:.2f} s "
-        f"({speed['words_per_second'] / 1e6:.2f} M words/s, {speed['threads']} threads, {speed['cpu_kernels']}); saved "
-        f"to {out}"
+        f"({speed['words_per_second'] / 1e6:.2f} M words/s, {where}); saved to {out}"
     )
 
 

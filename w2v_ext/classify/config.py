@@ -47,6 +47,10 @@ class ClassifierConfig:
     """On bytes that are not UTF-8, or tokens beyond 64 KiB: stop, or replace and go on."""
     threads: int = 0
     """Threads; 0 takes all cores. With 1 thread, equal seeds give bit-identical models."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to train."""
+    lines_in_flight: int = 0
+    """Lines that a GPU trains at the same time; 0 takes 64. 1 gives the CPU's model with 1 thread."""
     seed: int = 1
     """Seed of every random number."""
 
@@ -62,6 +66,7 @@ class ClassifierConfig:
             ("min_count", 1, 2**62),
             ("min_count_label", 0, 2**62),
             ("threads", 0, 4096),
+            ("lines_in_flight", 0, 2**20),
             ("seed", 0, 2**63 - 1),
         ):
             value = getattr(self, name)
@@ -70,7 +75,11 @@ class ClassifierConfig:
         lr = self.lr
         if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not (math.isfinite(lr) and lr > 0):
             raise ValueError(f"lr: expected a number > 0, got {lr!r}")
-        for name, choices in (("loss", ("softmax", "hs", "ova")), ("errors", ("strict", "replace"))):
+        for name, choices in (
+            ("loss", ("softmax", "hs", "ova")),
+            ("errors", ("strict", "replace")),
+            ("device", ("cpu", "cuda")),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.min_n > self.max_n:

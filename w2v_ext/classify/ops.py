@@ -66,6 +66,49 @@ def train_classifier_(
     return total, int(examples)
 
 
+def train_classifier_cuda_(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    sums: Tensor,
+    bad: Tensor,
+    lines: Encoded,
+    labels: Tensor,
+    label_ends: Tensor,
+    path: Tensor,
+    path_ends: Tensor,
+    order: Tensor,
+    *,
+    longest: int,
+    loss: str,
+    lr: float,
+    seed: int,
+    epoch: int,
+    epochs: int,
+    begin: int,
+    end: int,
+    lines_in_flight: int,
+) -> None:
+    """Train as `train_classifier_` does, on CUDA: queued on the current stream, without waiting for the device.
+
+    With one line in flight the result is the CPU's with one thread, to rounding. All tensors are on the device.
+
+    Args:
+        in_weight, out_weight: float32, rows 16-byte aligned and padded with zeros to a multiple of 4 numbers.
+        sums: (2,) float64, grows by loss and lines.
+        bad: (1,) int64, falls to the first place of ``order`` whose line has a number that is out of range. Ends are
+            not checked.
+        lines, labels, label_ends, path, path_ends, order, loss, lr, seed, epoch, epochs, begin, end: as in
+            `train_classifier_`.
+        longest: nodes of the longest path, for ``hs``; of a longer one the rest is left out.
+        lines_in_flight: warps at work, each on a line.
+    """
+    _call(
+        _ops.train_classifier_cuda_,
+        *(in_weight, out_weight, sums, bad, *lines.arguments, loss, labels, label_ends, path, path_ends, order),
+        *(longest, lr, seed, epoch, epochs, begin, end, lines_in_flight),
+    )
+
+
 def classify(
     in_weight: Tensor,
     out_weight: Tensor,

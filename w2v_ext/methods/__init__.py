@@ -11,6 +11,8 @@ from ..corpus import Corpus
 from .base import Method, TrainingError, hottest_share
 from .cbow import Cbow, HierarchicalSoftmax
 from .cuda_epoch import CudaEpoch, choose_device
+from .cuda_family import CudaCbow, CudaFastText, CudaTree
+from .cuda_glove import CudaGlove
 from .glove import Glove
 from .skipgram import CorpusMethod, SkipGram
 from .softmax import FullSoftmax
@@ -39,35 +41,42 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
         raise ValueError(f"loss: expected ns for model = {config.model}, got {config.loss!r}")
     if config.loss == "softmax":
         return FullSoftmax(corpus, config, device)
-    if device.type == "cuda" and (config.model, config.loss) != ("skipgram", "ns"):
-        if config.device == "cuda":
-            raise TrainingError(
-                f"device: model = {config.model} with loss = {config.loss} trains on the CPU only; use --device cpu"
-            )
-        device = torch.device("cpu")
+    if config.device == "auto" and (config.model, config.loss) != ("skipgram", "ns"):
+        device = torch.device("cpu")  # until their kernels have been run on a GPU, it is one's own choice
     if config.weight_dtype != "float32" and device.type == "cpu":
         raise TrainingError(f"weight_dtype: {config.weight_dtype} is for training on cuda, got a CPU to train on")
-    if config.model in ("fasttext", "fasttext-cbow"):
-        return FastText(corpus, config)
-    if config.model == "glove":
-        if config.device == "cuda":
-            raise TrainingError("device: glove trains on the CPU, got cuda; use --device cpu")
-        return Glove(corpus, config)
     if device.type == "cuda":
         on_device = _start_cuda(corpus, config, device)
         if on_device is not None:
             return on_device
+    if config.model in ("fasttext", "fasttext-cbow"):
+        return FastText(corpus, config)
+    if config.model == "glove":
+        return Glove(corpus, config)
     if config.loss == "hs":
         return HierarchicalSoftmax(corpus, config)
     return Cbow(corpus, config) if config.model == "cbow" else SkipGram(corpus, config)
 
 
-def _start_cuda(corpus: Corpus, config: TrainConfig, device: torch.device) -> CudaEpoch | None:
-    """Tables and corpus on the device; None, and the CPU, where they do not fit and ``auto`` leaves the choice."""
+def _on_cuda(corpus: Corpus, config: TrainConfig, device: torch.device) -> Method:
+    """The model with its tables and the corpus on the device."""
+    if config.model in ("fasttext", "fasttext-cbow"):
+        return CudaFastText(device, corpus, config)
+    if config.model == "glove":
+        return CudaGlove(device, corpus, config)
+    if config.loss == "hs":
+        return CudaTree(device, corpus, config)
+    if config.model == "cbow":
+        return CudaCbow(device, corpus, config)
     start = CorpusMethod(corpus, config)
     hottest = hottest_share(corpus.vocab.counts, start.keep_probabilities)
+    return CudaEpoch(device, config, start.in_weight, start.ids, start.alias, start.keep, hottest)
+
+
+def _start_cuda(corpus: Corpus, config: TrainConfig, device: torch.device) -> Method | None:
+    """What :func:`_on_cuda` gives; None, and the CPU, where it does not fit and ``auto`` leaves the choice."""
     try:
-        return CudaEpoch(device, config, start.in_weight, start.ids, start.alias, start.keep, hottest)
+        return _on_cuda(corpus, config, device)
     except (torch.OutOfMemoryError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         if config.device != "auto" or config.weight_dtype != "float32":

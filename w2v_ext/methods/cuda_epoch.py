@@ -71,18 +71,20 @@ def kernel_failure(device: torch.device) -> str | None:
     return None if (pairs, words) == (2, 2) else f"of 2 words and 2 pairs it trained {words:g} and {pairs:g}"
 
 
-def default_sentences_in_flight(multiprocessors: int, hottest: float, window: int) -> int:
+def default_sentences_in_flight(multiprocessors: int, hottest: float, window: int, hottest_output: float = 0.0) -> int:
     """As many as keep the device busy, but no more than let the most frequent word's row be learnt.
 
     While a word is within the window, a warp works on a copy of its row; the others do not see what it learns. With S
-    sentences in flight the most frequent word has some ``S (2 window + 1) hottest`` copies at a time.
+    sentences in flight the most frequent word has some ``S (2 window + 1) hottest`` copies at a time. Rows of outputs
+    are held for one block only, ``S hottest_output`` copies of the hottest.
 
     Args:
         multiprocessors: of the device.
         hottest: the most frequent word's share of the words that subsampling leaves.
         window: the largest distance of a context.
+        hottest_output: the share of centres that move the hottest output; the root of a tree is moved by all.
     """
-    tolerable = HOT_COPIES / ((2 * window + 1) * max(hottest, 1e-9))
+    tolerable = HOT_COPIES / max((2 * window + 1) * hottest, hottest_output, 1e-9)
     return max(1, min(WARPS_PER_MULTIPROCESSOR * multiprocessors, int(tolerable)))
 
 
@@ -96,6 +98,7 @@ class CudaEpoch(Method):
         ids: (N,) int32 on the CPU, sentences of word ids, each closed by -1.
         alias, keep: noise and subsampling, as :func:`w2v_ext.ops.train_sgns_` takes them.
         hottest: the most frequent word's share of the words that subsampling leaves.
+        hottest_output: see :func:`default_sentences_in_flight`.
 
     Attributes:
         in_weight, out_weight: (V, D) on the device, of ``config.weight_dtype``.
@@ -111,19 +114,17 @@ class CudaEpoch(Method):
         alias: Tensor,
         keep: Tensor,
         hottest: float,
+        hottest_output: float = 0.0,
     ) -> None:
         self.device, self._config, self._host_ids = device, config, ids
-        dtype = torch.bfloat16 if config.weight_dtype == "bfloat16" else torch.float32
-        self.in_weight, self.out_weight = (device_weight(*in_weight.shape, dtype, device) for _ in range(2))
-        self.in_weight.copy_(in_weight)
-        self.weights = {"in_weight": self.in_weight, "out_weight": self.out_weight}
+        self._make_weights(in_weight)
         self.length = len(ids)
         self._alias, self._keep = alias.to(device), keep.to(device)
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)
         self._bad = torch.full((1,), _NO_PLACE, device=device)
         multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
         self.sentences_in_flight = config.sentences_in_flight or default_sentences_in_flight(
-            multiprocessors, hottest, config.window
+            multiprocessors, hottest, config.window, hottest_output
         )
         free, _ = torch.cuda.mem_get_info(device)
         self.streams = 4 * len(ids) > RESIDENT_SHARE * free
@@ -131,6 +132,12 @@ class CudaEpoch(Method):
         self._ids = ids[:0].to(device) if self.streams else ids.to(device)
         self._launch(self._ids, 0, 0, 0, 0)  # trains on nothing, and checks what can be checked
         torch.cuda.current_stream(device).synchronize()  # train() may be called on another stream
+
+    def _make_weights(self, in_weight: Tensor) -> None:
+        dtype = torch.bfloat16 if self._config.weight_dtype == "bfloat16" else torch.float32
+        self.in_weight, self.out_weight = (device_weight(*in_weight.shape, dtype, self.device) for _ in range(2))
+        self.in_weight.copy_(in_weight)
+        self.weights = {"in_weight": self.in_weight, "out_weight": self.out_weight}
 
     def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
         """Train on the sentences that start in ``ids[begin:end]``; waits for the device.
@@ -171,25 +178,26 @@ class CudaEpoch(Method):
 
     def _launch(self, ids: Tensor, first: int, epoch: int, begin: int, end: int) -> None:
         config = self._config
-        ops.train_sgns_cuda_(
-            self.in_weight,
-            self.out_weight,
-            self._sums,
-            self._bad,
+        self._queue(
             ids,
-            self._alias,
-            self._keep,
             first=first,
             num_ids=len(self._host_ids),
             begin=begin,
             end=end,
             window=config.window,
-            negative=config.negative,
             seed=config.seed,
             epoch=epoch,
             epochs=config.epochs,
             lr=config.lr,
             sentences_in_flight=self.sentences_in_flight,
+        )
+
+    def _queue(self, ids: Tensor, **settings: float) -> None:
+        """Call the operator, with ids that lie on the device; a model of its own has another."""
+        ops.train_sgns_cuda_(
+            *(self.in_weight, self.out_weight, self._sums, self._bad, ids, self._alias, self._keep),
+            negative=self._config.negative,
+            **settings,
         )
 
 

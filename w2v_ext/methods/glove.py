@@ -146,7 +146,7 @@ class Glove(Method):
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """``in_weight``: the word vectors as :meth:`word_vectors` gives them; ``out_weight``: the second table."""
-        return {"in_weight": self.word_vectors(), "out_weight": self.weights["out_weight"].contiguous()}
+        return {"in_weight": self.word_vectors(), "out_weight": self.weights["out_weight"].cpu().contiguous()}
 
     @property
     def where(self) -> str:

@@ -1,4 +1,4 @@
-"""fastText's models on the CPU: skip-gram and continuous bag of words, of words that are the mean of their n-grams."""
+"""fastText's models: skip-gram and continuous bag of words, of words that are the mean of their n-grams."""
 
 from __future__ import annotations
 
@@ -68,7 +68,11 @@ class FastText(CorpusMethod):
 
     def word_vectors(self) -> Tensor:
         """(V, D) float32: the means of the words' rows."""
-        return family_ops.compose_subwords(self.in_weight, self.weights["ngram_weight"], **self._layout)
+        return family_ops.compose_subwords(*self.host_tables(), **self._layout)
+
+    def host_tables(self) -> tuple[Tensor, Tensor]:
+        """``in_weight`` and ``ngram_weight`` on the CPU, laid out as the operators there want them."""
+        return self.in_weight, self.weights["ngram_weight"]
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """``in_weight``, the words' vectors, ``out_weight``, and what makes vectors of other words.
@@ -79,7 +83,7 @@ class FastText(CorpusMethod):
         table = self.subword_table()
         return {
             "in_weight": self.word_vectors(),
-            "out_weight": self.weights["out_weight"].contiguous(),
+            "out_weight": self.weights["out_weight"].cpu().contiguous(),
             "subword_weight": torch.from_numpy(table.weight),
             "subword_buckets": torch.from_numpy(table.buckets),
             "subword_groups": torch.from_numpy(table.rows),
@@ -87,6 +91,6 @@ class FastText(CorpusMethod):
 
     def subword_table(self) -> SubwordTable:
         """The rows of words and n-grams as they are now, as a copy."""
-        sums = torch.cat([self.in_weight, self.weights["ngram_weight"]])
+        sums = torch.cat(self.host_tables())
         weight = sums.div_(self._layout["group_rows"][:, None]).numpy()
         return SubwordTable(self.settings, len(self.in_weight), weight, self.groups.buckets, self.groups.bucket_groups)
