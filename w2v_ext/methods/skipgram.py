@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import warnings
 
 import numpy as np
@@ -41,6 +43,13 @@ class CorpusMethod(Method):
         if vocab.num_specials:
             self.in_weight[0] = 0  # <PAD>
         self.weights: dict[str, Tensor] = {"in_weight": self.in_weight}
+
+    def twin(self, weights: dict[str, Tensor]) -> CorpusMethod:
+        """The same model over the same data with other tables, shaped and padded as these, trained by one thread."""
+        twin = copy.copy(self)
+        twin.config = dataclasses.replace(self.config, threads=1)
+        twin.weights, twin.in_weight = weights, weights["in_weight"]
+        return twin
 
     @property
     def where(self) -> str:
