@@ -244,6 +244,6 @@ def _same_everywhere(kernels: str) -> None:
     dist.all_gather_object(names, kernels)
     if len(set(names)) > 1:
         raise TrainingError(
-            f"reproducible: expected the same kernels on all ranks, got {', '.join(names)}; set W2V_EXT_CPU to one that "
-            "all machines have"
+            f"reproducible: expected the same kernels on all ranks, got {', '.join(names)}; set W2V_EXT_CPU to one "
+            "that all machines have"
         )
