@@ -150,7 +150,7 @@ class TrainConfig:
         self._check_integer("checkpoint_keep", 1, 1000)
         self._check_integer("sync_every", 0, 2**40)
         self._check_integer("seed", 0, 2**63 - 1)
-        self._check_integer("reproducible", 0, 1024)
+        self._check_integer("reproducible", 0, 64)
         if self.reproducible & (self.reproducible - 1):
             raise ValueError(f"reproducible: expected 0 or a power of two, got {self.reproducible}")
         if self.max_vocab is not None:

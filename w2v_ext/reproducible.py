@@ -2,11 +2,19 @@
 
 The work is always that of P *workers*, however many threads and ranks carry them. Each worker has tables of its own and
 trains by itself, as one thread does, which is reproducible. Of every ``P * sync_every`` ids worker p takes the p-th
-``sync_every``, a *turn*. After a turn the rows of frequent words, and of the others after several turns (the tiers of
-:mod:`w2v_ext.distributed`), are brought together: what each worker has moved its rows by is added up along one binary
-tree over the workers, ((0 + 1) + (2 + 3)) + ..., so in one order, and all workers go on from the sum. A rank carries a
-whole branch of that tree, and the ranks are its upper part. Every 64th turn, and the end of an epoch, leave all workers
-with equal tables: checkpoints are written there, and so change nothing.
+``sync_every``, a *turn*. After a turn the rows of frequent words, and after more turns those of rarer ones, are brought
+together: what each worker has moved its rows by is added up along one binary tree over the workers,
+((0 + 1) + (2 + 3)) + ..., so in one order, and all workers go on from there. A rank carries a whole branch of that
+tree, and the ranks are its upper part. Every 256th turn and the end of an epoch leave all workers with equal tables:
+checkpoints are written there, and so change nothing.
+
+A sum goes too far where the workers agree. Each of them has brought a row nearer to the same place by a share q of the
+way; one after the other they would have brought it nearer by ``1 - (1 - q) ** P``, and not by ``P q``, which is beyond
+that place: plain sums of 4 workers diverge. So the sum is taken times ``(1 - (1 - q) ** P) / (P q)``, where
+``q = 1 - exp(-PULL * lr * n)`` for a row that a worker has moved n times, which follows from how often its word occurs:
+rare rows are added up, and the most frequent nearly averaged. Measured with 4 workers in one epoch over 17 M words
+(loss without workers 2.569), with 2,048 ids to a worker's turn: PULL = 0.1 gives 2.692 and 0.3 gives 2.569; with 4,096
+ids 0.3 gives 2.575 and 1 gives 2.587, and poorer vectors.
 """
 
 from __future__ import annotations
@@ -18,16 +26,20 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from . import ops
-from .distributed import LONGEST_PERIOD, TURNS, UNSORTED_PERIOD, tier_bounds
 from .methods import CorpusMethod, Method, TrainingError
 from .tables import padded_weight
 
-MOST_IDS = 1 << 18  # of all workers in a turn, by default: so the next checkpoint is never far
+TURN_IDS = 8192  # of all workers in a turn, by default
+TIERS = ((0, 256, 1), (256, 2048, 4), (2048, 16_384, 16), (16_384, 1 << 62, 256))  # rows by frequency; period in turns
+UNSORTED_PERIOD = 16  # of tables whose rows are not sorted by frequency
+ALL = 256  # turns after which all rows have been brought together
+PULL = 0.3
 _MERGED_FLOATS = 1 << 16  # of a worker, that a thread merges at a time: with the other workers', what L2 holds
 _SENT_FLOATS = 1 << 23  # that a rank gives to the others at a time
 _Rows = tuple[str, int, int]  # of a table: its name, first and last
@@ -45,9 +57,8 @@ class Workers(Method):
         sync_every: ids that a worker trains on in a turn; 0 finds a number.
 
     Attributes:
-        weights: of the first worker of this rank; equal for all where ``whole``.
+        weights: of the first worker of this rank; equal for all after each ``part``.
         part: positions, of all workers, that the trainer should ask for at a time.
-        whole: whether all workers have the same weights now, so that a checkpoint changes nothing.
         bytes_given: that this rank has given to each of the others.
 
     Raises:
@@ -67,16 +78,21 @@ class Workers(Method):
         self.workers, self.own_workers = workers, workers // self.ranks
         self.threads = min(threads, self.own_workers)
         self.length, self.sorted_tables, self.device = inner.length, inner.sorted_tables, inner.device
-        self.sync_every = sync_every or max(1024, min(MOST_IDS, self.length // 200) // workers)
-        self.part = TURNS * workers * self.sync_every
-        self.whole, self.bytes_given = True, 0
+        self.sync_every = sync_every or max(256, TURN_IDS // workers)
+        self.part = ALL * workers * self.sync_every
+        self.bytes_given = 0
+        self._turn, self._rate = 0, 0.0  # of the epoch, from 1; 0 where all workers agree. And its learning rate
+        self._steps = {name: steps * self.sync_every for name, steps in inner.steps_per_id().items()}
+        self._gains: dict[tuple[str, int, int, int], Tensor] = {}
         self._tables: dict[str, Tensor] = {}  # (workers of this rank, V, D and what pads it)
         self._base: dict[str, Tensor] = {}  # what all workers last agreed on
+        self._gain: dict[str, Tensor] = {}  # (V, 1) times what a sum is to be taken
         for name, weight in inner.weights.items():
             rows, padded = len(weight), weight.stride(0)
             self._tables[name] = padded_weight(self.own_workers * rows, padded).view(self.own_workers, rows, padded)
             self._tables[name][:, :, : weight.shape[1]] = weight
             self._base[name] = self._tables[name][0].clone()
+            self._gain[name] = torch.ones(rows, 1)
         dims = {name: weight.shape[1] for name, weight in inner.weights.items()}
         self._methods = [
             inner.twin({name: table[w, :, : dims[name]] for name, table in self._tables.items()})
@@ -86,11 +102,10 @@ class Workers(Method):
         self.weights = self.inner.weights
         self._pool: ThreadPoolExecutor | None = None
         self._tiers = [
-            (period, (name, first, last))
+            (period, (name, first, min(last, table.shape[1])))
             for name, table in self._tables.items()
-            for first, last, period in (
-                tier_bounds(table.shape[1]) if name in self.sorted_tables else [(0, table.shape[1], UNSORTED_PERIOD)]
-            )
+            for first, last, period in (TIERS if name in self.sorted_tables else [(0, table.shape[1], UNSORTED_PERIOD)])
+            if first < table.shape[1]
         ]
 
     @property
@@ -104,15 +119,18 @@ class Workers(Method):
         if begin % turn:
             raise ValueError(f"begin: expected a multiple of {turn}, the positions of a turn, got {begin}")
         pool, sums = self._threads(), []
-        for number, start in enumerate(range(begin, end, turn), begin // turn + 1):
+        config = self.inner.config
+        for self._turn, start in enumerate(range(begin, end, turn), begin // turn + 1):
+            if (self._turn - 1) % ALL == 0 or not self._rate:
+                self._rate = config.lr * max(1 - (epoch + start / self.length) / config.epochs, 1e-4)
+                self._gains.clear()
             running = []
             for w, method in enumerate(self._methods):
                 first = min(start + (self.rank * self.own_workers + w) * self.sync_every, end)
                 running.append(pool.submit(method.train, epoch, first, min(first + self.sync_every, end)))
             wait(running)
             sums += [work.result() for work in running]
-            self._merge(rows for period, rows in self._tiers if number % period == 0)
-            self.whole = number % LONGEST_PERIOD == 0
+            self._merge((rows, period) for period, rows in self._tiers if self._turn % period == 0)
         if self.ranks > 1:
             sums = _gather(torch.tensor(sums, dtype=torch.float64)).flatten(0, 1).tolist()
         losses, pairs, words = zip(*sums, strict=True) if sums else ((), (), ())
@@ -120,14 +138,20 @@ class Workers(Method):
 
     def settle(self) -> None:
         """Bring all rows together; afterwards all workers have the same bits."""
-        if not self.whole:
-            self._merge(rows for _, rows in self._tiers)
-            self.whole = True
+        turns = ((rows, self._turn % period) for period, rows in self._tiers)
+        self._merge((rows, number) for rows, number in turns if number)
+        self._turn, self._rate = 0, 0.0
 
-    def _merge(self, due: Iterable[_Rows]) -> None:
+    def _merge(self, due: Iterable[tuple[_Rows, int]]) -> None:
+        """Bring rows together that have been trained for so many turns."""
         if self.workers == 1:
             return
-        rows = list(due)
+        rows = []
+        for of_tier, turns in due:
+            rows.append(of_tier)
+            self._find_gains(*of_tier, turns)
+        if not rows:
+            return
         if self.ranks == 1:
             self._in_threads(self._merge_here, rows, _MERGED_FLOATS)
             return
@@ -135,6 +159,14 @@ class Workers(Method):
         for piece in self._pieces(rows, _SENT_FLOATS):
             self._exchange(*piece)
         self._in_threads(self._spread, rows, _MERGED_FLOATS)
+
+    def _find_gains(self, name: str, first: int, last: int, turns: int) -> None:
+        """Times what the sums are to be taken. NumPy does it in one thread, and so in the same way everywhere."""
+        if (name, first, last, turns) not in self._gains:
+            pull = np.maximum(self._steps[name][first:last] * (turns * PULL * self._rate), 1e-9)
+            gains = np.expm1(-pull * self.workers) / (self.workers * np.expm1(-pull))
+            self._gains[name, first, last, turns] = torch.from_numpy(gains.astype(np.float32))
+        self._gain[name][first:last] = self._gains[name, first, last, turns][:, None]
 
     def _in_threads(self, do: Callable[[str, int, int], object], rows: list[_Rows], floats: int) -> None:
         pieces = list(self._pieces(rows, floats))
@@ -162,7 +194,8 @@ class Workers(Method):
 
     def _spread(self, name: str, first: int, last: int) -> None:
         """Let all workers go on from the sum."""
-        base = self._base[name][first:last].add_(self._tables[name][0, first:last])
+        moved = self._tables[name][0, first:last].mul_(self._gain[name][first:last])
+        base = self._base[name][first:last].add_(moved)
         self._tables[name][:, first:last] = base
 
     def _merge_here(self, name: str, first: int, last: int) -> None:
@@ -190,7 +223,7 @@ class Workers(Method):
                 if self.ranks > 1:
                     dist.broadcast(base, 0)
                 self._tables[name][:] = base
-            self.whole = True
+            self._turn, self._rate = 0, 0.0
         return state
 
     def agree(self, *wishes: bool) -> tuple[bool, ...]:
@@ -201,7 +234,7 @@ class Workers(Method):
         return tuple(bool(wish) for wish in asked.amax(0).tolist())
 
     def word_vectors(self) -> Tensor:
-        """(V, D) float32 on the CPU, as the first worker of this rank has them; where ``whole``, as all have them."""
+        """(V, D) float32 on the CPU, as the first worker of this rank has them; after each ``part`` all have the same."""
         return self.inner.word_vectors()
 
     def saved_tensors(self) -> dict[str, Tensor]:

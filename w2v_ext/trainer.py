@@ -188,8 +188,6 @@ class Trainer:
                         on_epoch(self)
                 if on_progress is not None:
                     on_progress(self)
-                if not self.method.whole:
-                    continue  # a stop and a checkpoint wait for the place where they change nothing
                 minutes, words = (time.monotonic() - last_save[0]) / 60, self.words_done - last_save[1]
                 due = 0 < config.checkpoint_minutes < minutes or 0 < config.checkpoint_words <= words
                 stop, due = self.method.agree(bool(self._stop), due)  # once: what is reported must have been saved

@@ -37,7 +37,6 @@ class Method:
     sorted_tables: frozenset[str] = frozenset({"in_weight", "out_weight"})  # those whose rows go by frequency
     part: int | None = None  # positions to train at a time; None: as the clock says
     writes: bool = True  # files: of several processes one does
-    whole: bool = True  # whether a checkpoint may be saved here
 
     def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
         """Train on ``begin`` to ``end`` of an epoch, and wait for it.
