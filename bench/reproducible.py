@@ -19,10 +19,8 @@ from w2v_ext import CorpusOptions, TrainConfig, Trainer, prepare_corpus
 SIDES = {
     "2 threads": {"threads": 2},
     "2 threads, 4 workers": {"threads": 2, "reproducible": 4},
-    "2 threads, 2 workers": {"threads": 2, "reproducible": 2},
     "2 threads, 8 workers": {"threads": 2, "reproducible": 8},
     "1 thread": {"threads": 1},
-    "1 thread, 4 workers": {"threads": 1, "reproducible": 4},
 }
 
 

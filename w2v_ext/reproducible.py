@@ -35,7 +35,7 @@ from . import ops
 from .methods import CorpusMethod, Method, TrainingError
 from .tables import padded_weight
 
-TURN_IDS = 8192  # of all workers in a turn, by default
+TURN_IDS = 8192  # of all workers in a turn, by default, but at most a 200th of the corpus
 TIERS = ((0, 256, 1), (256, 2048, 4), (2048, 16_384, 16), (16_384, 1 << 62, 256))  # rows by frequency; period in turns
 UNSORTED_PERIOD = 16  # of tables whose rows are not sorted by frequency
 ALL = 256  # turns after which all rows have been brought together
@@ -78,7 +78,7 @@ class Workers(Method):
         self.workers, self.own_workers = workers, workers // self.ranks
         self.threads = min(threads, self.own_workers)
         self.length, self.sorted_tables, self.device = inner.length, inner.sorted_tables, inner.device
-        self.sync_every = sync_every or max(256, TURN_IDS // workers)
+        self.sync_every = sync_every or max(64, min(TURN_IDS, self.length // 200) // workers)
         self.part = ALL * workers * self.sync_every
         self.bytes_given = 0
         self._turn, self._rate = 0, 0.0  # of the epoch, from 1; 0 where all workers agree. And its learning rate
@@ -234,7 +234,7 @@ class Workers(Method):
         return tuple(bool(wish) for wish in asked.amax(0).tolist())
 
     def word_vectors(self) -> Tensor:
-        """(V, D) float32 on the CPU, as the first worker of this rank has them; after each ``part`` all have the same."""
+        """(V, D) float32 on the CPU, as the first worker of this rank has them; after a ``part`` all have the same."""
         return self.inner.word_vectors()
 
     def saved_tensors(self) -> dict[str, Tensor]:
