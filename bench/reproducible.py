@@ -38,6 +38,7 @@ def main() -> None:
         for side in args.sides:
             trainer = Trainer(corpus, TrainConfig(**SETTINGS, epochs=1, device="cpu", **SIDES[side])).fit()
             rates[side].append(trainer.metrics()["raw_words_per_second"])
+            print(f"{side:22} {rates[side][-1] / 1e6:6.2f}", flush=True)
     for side, of_side in rates.items():
         ratios = spread([mine / base for mine, base in zip(of_side, rates[args.sides[0]], strict=True)])
         print(f"{side:22} {spread(of_side)['median'] / 1e6:6.2f} M words/s  {ratios['median']:.2f}", flush=True)
