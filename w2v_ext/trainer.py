@@ -12,7 +12,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from .corpus import Corpus
 from .distributed import Ranks, num_ranks
 from .keyedvectors import KeyedVectors
 from .methods import FastText, Method, TrainingError, make_method
+from .reproducible import Workers
 
+_GLOVE_CELLS = 1 << 22  # between two of these looks, where the clock must not decide
 _SLICE_SECONDS = 0.2  # between two looks at the clock, the keyboard and the progress bar
 
 
@@ -87,10 +89,14 @@ class Trainer:
         self.corpus, self.config, self.state = corpus, config, TrainState()
         if config.model == "glove" and num_ranks() > 1:
             raise TrainingError(f"model: glove trains in one process, got {num_ranks()}; use --threads")
-        self.method = make_method(corpus, config)
+        self.method = make_method(corpus, replace(config, device="cpu") if config.reproducible else config)
         if start is not None:
             self.method = start(self.method, corpus.ids)
-        if num_ranks() > 1:
+        if config.reproducible and config.model == "glove":
+            self.method.part = _GLOVE_CELLS  # any number of threads gives the same tables, if not the same clock
+        elif config.reproducible:
+            self.method = Workers(self.method, config.reproducible, config.num_threads, config.sync_every)
+        elif num_ranks() > 1:
             self.method = Ranks(self.method, config.sync_every)
         self.slice_loss = float("nan")
         self._stop = 0  # the signal that asked for it
@@ -230,7 +236,7 @@ class Trainer:
     def keyed_vectors(self) -> KeyedVectors:
         """The word vectors trained so far, as a copy; of fastText's models, with the n-grams' (`FastTextVectors`)."""
         vocab, vectors = self.corpus.vocab, self.method.word_vectors().numpy()
-        method = self.method.inner if isinstance(self.method, Ranks) else self.method
+        method = getattr(self.method, "inner", self.method)
         if isinstance(method, FastText):
             from .fasttext_vectors import FastTextVectors  # not before it is needed: it brings the formats
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from .. import family_ops
@@ -54,6 +55,13 @@ class HierarchicalSoftmax(CorpusMethod):
         self.weights["out_weight"] = padded_weight(*self.in_weight.shape)
         tree = huffman_tree(corpus.vocab.counts)
         self.path_start, self.path = torch.from_numpy(tree.start), torch.from_numpy(tree.steps)
+
+    def steps_per_id(self) -> dict[str, np.ndarray]:
+        """As the base class; a node is moved for each word below it."""
+        steps = super().steps_per_id()
+        of_word = np.repeat(steps["in_weight"], np.diff(self.path_start.numpy()))
+        steps["out_weight"] = np.bincount(self.path.numpy() >> 1, weights=of_word, minlength=len(self.in_weight))
+        return steps
 
     def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
         """Train on the sentences that start in ``ids[begin:end]``."""

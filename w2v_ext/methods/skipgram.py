@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import warnings
 
 import numpy as np
@@ -32,15 +34,31 @@ class CorpusMethod(Method):
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             self.ids = torch.from_numpy(np.asarray(corpus.ids))
         self.length = len(self.ids)
-        self.alias = ops.alias_table(torch.from_numpy(vocab.noise_distribution(config.noise_power)))
+        noise = vocab.noise_distribution(config.noise_power)
+        self.alias = ops.alias_table(torch.from_numpy(noise))
         self.keep_probabilities = vocab.keep_probabilities(config.sample)
         self.keep = keep_thresholds(self.keep_probabilities)
+        self._kept = vocab.counts / max(vocab.counts.sum(), 1) * self.keep_probabilities  # of an id, by word
+        self._noise = noise / noise.sum()
         generator = torch.Generator().manual_seed(config.seed)
         self.in_weight = padded_weight(len(vocab), config.dim)
         self.in_weight.uniform_(-0.5 / config.dim, 0.5 / config.dim, generator=generator)
         if vocab.num_specials:
             self.in_weight[0] = 0  # <PAD>
         self.weights: dict[str, Tensor] = {"in_weight": self.in_weight}
+
+    def twin(self, weights: dict[str, Tensor]) -> CorpusMethod:
+        """The same model over the same data with other tables, shaped and padded as these, trained by one thread."""
+        twin = copy.copy(self)
+        twin.config = dataclasses.replace(self.config, threads=1)
+        twin.weights, twin.in_weight = weights, weights["in_weight"]
+        return twin
+
+    def steps_per_id(self) -> dict[str, np.ndarray]:
+        """About how often an id of the corpus moves each row of the tables, float64: as centre, context, negative."""
+        as_word = self._kept * (self.config.window + 1)  # windows are half as wide on average, and have two sides
+        drawn = self._noise * self._kept.sum() * self.config.negative
+        return {"in_weight": as_word, "out_weight": as_word + drawn}
 
     @property
     def where(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +42,15 @@ class FastText(CorpusMethod):
             self.weights[name].uniform_(-1, 1, generator=generator).mul_(factor)
         if corpus.vocab.num_specials:
             self.in_weight[0] = 0  # <PAD>
+
+    def steps_per_id(self) -> dict[str, np.ndarray]:
+        """As the base class; the row of a group is moved with each word that has it, by its share of the word."""
+        steps, size = super().steps_per_id(), len(self.in_weight)
+        number = np.diff(self.groups.first)
+        of_entry = np.repeat(steps["in_weight"] / np.maximum(number, 1), number)
+        rows = size + len(self.weights["ngram_weight"])
+        of_group = np.bincount(self.groups.entries, weights=of_entry, minlength=rows)
+        return {**steps, "in_weight": of_group[:size], "ngram_weight": of_group[size:]}
 
     def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
         """Train on the stretches of ``STRETCH`` ids that begin in ``ids[begin:end]``."""
