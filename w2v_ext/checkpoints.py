@@ -56,6 +56,7 @@ def save_checkpoint(directory: str | Path, weights: dict[str, Tensor], metadata:
 def _copy(path: Path, to: Path) -> None:
     """A second name for a file, or where the file system has no such thing, a copy; it replaces what was there."""
     temporary = to.with_name(f".{to.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
         try:
             os.link(path, temporary)

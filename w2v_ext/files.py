@@ -71,6 +71,13 @@ def abandoned(path: Path) -> bool:
     return time.time() - max(written) > _ABANDONED_SECONDS
 
 
+def make_new(path: Path) -> None:
+    """Make an empty file where there is none; one that is there goes first, a link too, which nobody then writes
+    through: a directory that came from elsewhere may hold one."""
+    path.unlink(missing_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
 def write_files(
     writers: dict[Path, Callable[[Path], object]], before_renaming: Callable[[], object] | None = None
 ) -> None:
@@ -93,7 +100,7 @@ def write_files(
     try:
         for path, write in writers.items():
             try:
-                temporary[path].touch()
+                make_new(temporary[path])
                 mode = temporary[path].stat().st_mode
                 write(temporary[path])
                 temporary[path].chmod(mode)  # safetensors makes its file readable by its owner only

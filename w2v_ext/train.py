@@ -18,6 +18,7 @@ from .continued import prepare_start, settings_of
 from .corpus import Corpus, CorpusOptions, prepare_corpus
 from .distributed import first_of_each_machine, process_group, rank
 from .download import DownloadError, text8_path
+from .files import make_new
 from .keyedvectors import KeyedVectors
 from .model_files import save_model
 from .monitor import HistoryMonitor, Monitor, TensorBoardMonitor
@@ -261,7 +262,7 @@ def make_writable(directory: Path) -> bool:
         new = not directory.exists()
         directory.mkdir(parents=True, exist_ok=True)
         probe = directory / f".writable.{os.getpid()}"
-        probe.touch()
+        make_new(probe)
         probe.unlink()
     except OSError as error:
         raise OSError(f"out: cannot write to {directory}: {error.strerror or error}") from error

@@ -167,7 +167,7 @@ def mutate_file(rng: random.Random, name: str, data: bytes, other: bytes) -> byt
     if data[:2] in _PACKERS and rng.random() < 0.5:
         unpack, pack = _PACKERS[data[:2]]
         with contextlib.suppress(
-            EOFError, ValueError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError
+            EOFError, ValueError, OSError, MemoryError, zlib.error, lzma.LZMAError, zstandard.ZstdError
         ):
             return pack(mutate_file(rng, name, unpack(data), other))
     if data[8:9] == b"{" and rng.random() < 0.6:
