@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The native code under sanitizers. Builds kernels and text module in a copy of the project outside the tree, which is
 # kept for the next time, and runs the tests that reach into them. Needs g++ with its sanitizers' libraries, and an
-# environment in which the tests run; uses ccache where it is there. Fails at the first finding.
+# environment in which the tests run; PyTorch uses ccache where it is there. Fails at the first finding.
 #
 #   bash tools/sanitize.sh           AddressSanitizer and UndefinedBehaviorSanitizer
 #   bash tools/sanitize.sh thread    ThreadSanitizer; the races that Hogwild intends are listed in tools/tsan.supp
@@ -22,9 +22,6 @@ git ls-files -z csrc w2v_ext tests setup.py pyproject.toml README.md LICENSE | w
     cmp -s "$file" "$copy/$file" || { mkdir -p "$copy/$(dirname "$file")" && cp "$file" "$copy/$file"; }
 done
 cd "$copy"
-if command -v ccache > /dev/null; then
-    export CC="${CC:-ccache gcc}" CXX="${CXX:-ccache g++}"
-fi
 case "$kind" in
     address) sanitizers=address,undefined libraries="libasan.so libubsan.so" ;;
     thread) sanitizers=thread libraries="libtsan.so" ;;
