@@ -95,7 +95,8 @@ def test_kill_at_any_moment_of_a_write_leaves_whole_checkpoints(tmp_path, keep):
             try:
                 while True:
                     number += 1
-                    save_checkpoint(tmp_path, {"x": torch.full((300, 700), float(number))}, {"number": number}, keep)
+                    x = torch.from_numpy(np.full((300, 700), number, np.float32))  # no threads: they do not fork
+                    save_checkpoint(tmp_path, {"x": x}, {"number": number}, keep)
                     os.write(tell, number.to_bytes(8, "little"))
             finally:
                 os._exit(1)
