@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .files import parse_json, write_files
 from .packages import import_package
-from .tensor_file import write_tensors
+from .tensor_file import open_tensors, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -85,7 +85,7 @@ def read_checkpoint(path: str | Path, names: list[str]) -> tuple[dict[str, Tenso
         raise FileNotFoundError(f"resume: no checkpoint to go on from: {path} does not exist")
     safetensors = import_package("safetensors", "safetensors", "to read a checkpoint")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             metadata = {name: parse_json(text) for name, text in (file.metadata() or {}).items()}
             return {name: file.get_tensor(name) for name in names}, metadata
     except (safetensors.SafetensorError, TypeError, ValueError, OSError) as error:

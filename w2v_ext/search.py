@@ -24,6 +24,7 @@ from .files import FormatError, parse_json
 from .json_values import json_text
 from .keyedvectors import KeyedVectors
 from .nearest import nearest
+from .tensor_file import open_tensors
 from .vocab import Vocabulary
 
 PathLike = str | os.PathLike[str]
@@ -104,7 +105,7 @@ class DocumentIndex:
             number = int(meta["documents"])
             with safe_open(path / "words.safetensors", framework="np") as file:
                 table, self._weights, self._common = (file.get_tensor(n) for n in ("vectors", "weights", "common"))
-            with safe_open(path / "documents.safetensors", framework="pt") as file:  # mapped, where NumPy's is a copy
+            with open_tensors(path / "documents.safetensors") as file:  # mapped, where NumPy's is a copy
                 self.vectors, self._offsets = (file.get_tensor(n).numpy() for n in ("vectors", "offsets"))
             if self.vectors.shape != (number, table.shape[1]) or self._offsets.shape != (number + 1,):
                 raise FormatError(f"{path / 'documents.safetensors'}: expected the vectors of {number} documents")

@@ -281,7 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError, MemoryError, TrainingError, DownloadError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        only_text = isinstance(error, OSError) and error.filename is None and error.strerror
+        print(f"error: {error.strerror if only_text else error}", file=sys.stderr)
         return 2
     return 0
 

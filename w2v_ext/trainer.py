@@ -13,6 +13,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,7 @@ class Trainer:
         state, config = self.state, self.config
         most = min(max(self.method.length * config.epochs // 50, 1 << 16), 1 << 28)  # 50 points of a curve
         ids_per_slice, last_save = self.method.part or min(1 << 18, most), (time.monotonic(), self.words_done)
+        _ = self._fingerprint if checkpoint_dir is not None else None
         with _StopOnInterrupt(self):
             while state.epoch < config.epochs:
                 end = state.position + ids_per_slice
@@ -291,7 +293,7 @@ class Trainer:
         metadata = {
             "state": asdict(self.state),
             "config": self.config.to_dict(),
-            "corpus": self._fingerprint(),
+            "corpus": self._fingerprint,
         }
         return save_checkpoint(directory, self.method.weights, metadata, self.config.checkpoint_keep)
 
@@ -319,7 +321,7 @@ class Trainer:
                 f"resume: setting {name!r} has changed: the checkpoint {path} was made with {getattr(saved, name)!r}, "
                 f"now it is {getattr(self.config, name)!r}"
             )
-        if fingerprint != self._fingerprint():
+        if fingerprint != self._fingerprint:
             raise ValueError(f"resume: the corpus has changed since the checkpoint {path} was made")
         if state.epoch > self.config.epochs or state.position > self.method.length:
             raise ValueError(
@@ -354,7 +356,10 @@ class Trainer:
         self.state = state or self.state
         return state is not None
 
+    @cached_property
     def _fingerprint(self) -> dict:
+        """What tells this corpus from others; from its beginning, as parts of its file may be cut off later."""
+        self.corpus.check_unchanged()
         vocab, ids = self.corpus.vocab, self.corpus.ids
         return {
             "ids": len(ids),

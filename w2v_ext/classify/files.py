@@ -20,7 +20,7 @@ from ..files import FormatError, own_metadata, parse_json, write_files
 from ..formats import load_fasttext_bin
 from ..formats.fasttext import MAGIC
 from ..packages import import_package
-from ..tensor_file import write_tensors
+from ..tensor_file import open_tensors, write_tensors
 from ..vocab import Vocabulary
 from .config import ClassifierConfig
 
@@ -142,7 +142,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FormatError(f"{path}: no such file; a classifier's directory has one")
     safetensors = import_package("safetensors", "safetensors", "to read a model")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             metadata = own_metadata(file)
             missing = set(_TENSORS).difference(file.keys())
             tensors = {} if missing else {name: file.get_tensor(name) for name in _TENSORS}

@@ -12,6 +12,7 @@ import torch
 
 from ..files import FormatError, own_metadata, parse_json, write_files
 from ..model_files import load_model, save_model
+from ..tensor_file import open_tensors
 from .collect import ReadOptions
 from .rows import read_text
 from .streams import Progress
@@ -178,7 +179,7 @@ def read_static_embedding(path: Path, options: ReadOptions) -> VectorTable:
 
 def _read_weight(path: Path) -> tuple[torch.Tensor, dict]:
     try:
-        with safetensors_module().safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             metadata = own_metadata(file)
             names = set(file.keys())
             if names & {"mapping", "weights"}:

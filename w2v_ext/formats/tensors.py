@@ -16,6 +16,7 @@ import torch
 
 from ..files import FormatError, own_metadata, write_files
 from ..packages import import_package
+from ..tensor_file import open_tensors
 from .collect import ReadOptions
 from .table import PathLike, VectorTable, first_not_finite, first_repeated
 
@@ -93,7 +94,7 @@ def read_tensors(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """
     path.open("rb").close()  # a missing file is an OSError, not a SafetensorError
     try:
-        with safetensors_module().safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             about = own_metadata(file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors_module().SafetensorError, ValueError) as error:
