@@ -56,7 +56,7 @@ def lurk(path, rng):
     if kind == 0: raise KeyError("unexpected")
     if kind == 1: bytearray(1 << 30)
     if kind == 2: os.kill(os.getpid(), signal.SIGSEGV)
-targets.TARGETS["lurking"] = targets.Target(lambda folder: (folder / "v").write_bytes(b"abcd"), lurk, weight=1)
+targets.TARGETS["lurking"] = targets.Target(lambda folder: (folder / "v").write_bytes(b"abcc"), lurk, weight=1)
 import fuzz.__main__ as driver
 driver.SECONDS = 1
 sys.exit(driver.main())
