@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The native code under sanitizers. Builds kernels and text module in a copy of the project outside the tree, which is
 # kept for the next time, and runs the tests that reach into them. Needs g++ with its sanitizers' libraries, and an
-# environment in which the tests run; PyTorch uses ccache where it is there. Fails at the first finding.
+# environment in which the tests run; PyTorch uses ccache where it is there. Fails if anything is found.
 #
 #   bash tools/sanitize.sh           AddressSanitizer and UndefinedBehaviorSanitizer
 #   bash tools/sanitize.sh thread    ThreadSanitizer; the races that Hogwild intends are listed in tools/tsan.supp
@@ -35,7 +35,7 @@ for library in $libraries libstdc++.so; do preload+="$(g++ -print-file-name="$li
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:detect_stack_use_after_return=1
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 if [ "$kind" = thread ]; then
-    export TSAN_OPTIONS="suppressions=$project/tools/tsan.supp:halt_on_error=1:exitcode=66:second_deadlock_stack=1"
+    export TSAN_OPTIONS="suppressions=$project/tools/tsan.supp:halt_on_error=0:exitcode=66:second_deadlock_stack=1"
     tests="${TESTS:-tests/test_hogwild_threads.py}"
 else
     tests="${TESTS:-tests/test_loss.py tests/test_step.py tests/test_sgns_kernel.py tests/test_cbow.py
