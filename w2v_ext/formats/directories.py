@@ -163,7 +163,7 @@ def read_static_embedding(path: Path, options: ReadOptions) -> VectorTable:
             vocab = {token: i for i, (token, _) in enumerate(vocab)}
         vocab = {**vocab, **{token["content"]: token["id"] for token in tokenizer.get("added_tokens") or []}}
         ids = {int(i): str(token) for token, i in vocab.items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FormatError(f"{name}: expected a Hugging Face tokenizer with model.vocab ({error!r})") from error
     weights, metadata = _read_weight(path / "model.safetensors")
     rows = len(weights)
