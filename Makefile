@@ -1,7 +1,7 @@
 # `make check` does what CI does, in the environment at hand.
 PYTHON ?= python
 
-.PHONY: check lint format test cuda bench sanitize
+.PHONY: check lint format test cuda bench sanitize sanitize-threads fuzz
 
 check: lint cuda test
 
@@ -33,6 +33,15 @@ bench:
 	$(PYTHON) bench/scaling.py --corpus $(CORPUS) --tokens 1000000000 --out bench/results/scaling-cpu.json
 	$(PYTHON) bench/tables.py
 
-# The native code under AddressSanitizer and UBSan: some minutes.
-sanitize:
+# The native code under AddressSanitizer and UBSan, and under ThreadSanitizer: some minutes, most of them for the first
+# build, which is kept.
+sanitize: sanitize-threads
 	PYTHON="$(PYTHON)" bash tools/sanitize.sh
+
+sanitize-threads:
+	PYTHON="$(PYTHON)" bash tools/sanitize.sh thread
+
+# A million damaged files for the readers; findings come into fuzz-findings. SEED: others than the last time.
+SEED ?= 0
+fuzz:
+	PYTHONPATH=.:tests $(PYTHON) -m fuzz --inputs 1000000 --seed $(SEED)

@@ -49,7 +49,7 @@ def test_a_write_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "write_tensors", full)
     with pytest.raises(OSError, match=r"cannot write .*checkpoint\.safetensors: No space left on device"):
         save(tmp_path, 2, 2)
-    assert values(tmp_path) == [1, 1]
+    assert values(tmp_path) == [1]  # and none has been moved
     assert not [p for p in tmp_path.iterdir() if p.name.endswith(".tmp")]
 
 

@@ -130,7 +130,7 @@ def test_read_only_directory(tmp_path):
 
 def test_read_only_errors_name_the_path(tmp_path, monkeypatch):
     """The same as root, who is not stopped by permissions."""
-    monkeypatch.setattr("pathlib.Path.touch", lambda self: os.open("/", os.O_WRONLY))
+    monkeypatch.setattr("w2v_ext.files.make_new", lambda path: os.open("/", os.O_WRONLY))
     with pytest.raises(IsADirectoryError, match=f"cannot write {tmp_path / 'model.safetensors'}: "):
         save(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -149,6 +150,8 @@ def test_damaged_ids_are_named(tmp_path):
     with (corpus.path / "ids.bin").open("r+b") as file:  # after the checks of opening it
         file.seek(4 * 500)
         file.write((1_000_000).to_bytes(4, "little"))
+    before = corpus._opened[1]
+    os.utime(corpus.path / "ids.bin", ns=(before.st_atime_ns, before.st_mtime_ns))  # as a failing disk would do it
     with pytest.raises(TrainingError, match=r"corpus: .*ids.bin is damaged \(ids: word 1000000 at position 500"):
         trainer.fit()
 

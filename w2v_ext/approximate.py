@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import FormatError, write_files
+from .files import FormatError, parse_json, write_files
 from .keyedvectors import KeyedVectors
 from .nearest import exact_scores
 from .queries import Similar
@@ -147,13 +147,16 @@ class ApproximateIndex:
         """
         index_class, directory = _usearch(), Path(directory)
         try:
-            graph, meta = (directory / _INDEX).read_bytes(), json.loads((directory / _META).read_bytes())
+            graph, meta = (directory / _INDEX).read_bytes(), parse_json((directory / _META).read_bytes())
         except OSError as error:
             raise FormatError(f"{error.filename}: cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise FormatError(f"{directory / _META}: not valid JSON: {error}") from error
         if not isinstance(meta, dict) or meta.get("version") != _VERSION:
             raise FormatError(f"{directory / _META}: expected version {_VERSION}, as this library writes it")
+        expansion = meta.get("expansion_search")
+        if type(expansion) is not int or not 1 <= expansion <= 1 << 20:
+            raise FormatError(f"{directory / _META}: expansion_search: expected 1 to 1048576, got {expansion!r:.80}")
         if meta.get("graph_crc32") != zlib.crc32(graph):
             raise FormatError(f"{directory / _INDEX}: damaged: its checksum is not the one in {_META}")
         if meta.get("vectors_crc32") != _checksum(vectors):
@@ -161,7 +164,7 @@ class ApproximateIndex:
         self = cls.__new__(cls)
         self.vectors, self._threads = vectors, threads
         self._index = index_class.restore(graph)
-        self.expansion_search = meta["expansion_search"]
+        self.expansion_search = expansion
         return self
 
 

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from .files import write_files
+from .files import parse_json, write_files
 from .packages import import_package
-from .tensor_file import write_tensors
+from .tensor_file import open_tensors, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 
 
 def checkpoint_files(directory: str | Path) -> list[Path]:
     """The checkpoints in a directory, the newest first."""
-    directory, found = Path(directory), []
-    while (path := _numbered(directory, len(found))).exists() or (not found and _numbered(directory, 1).exists()):
-        found.append(path)
-    return [path for path in found if path.exists()]
+    ages = {0: CHECKPOINT} if (Path(directory) / CHECKPOINT).exists() else {}
+    for path in Path(directory).glob("checkpoint-*.safetensors"):  # one may be missing, after a kill between two names
+        if found := re.fullmatch(r"checkpoint-([1-9]\d*)\.safetensors", path.name):
+            ages[int(found[1])] = path.name
+    return [Path(directory) / name for _, name in sorted(ages.items())]
 
 
 def _numbered(directory: Path, age: int) -> Path:
@@ -32,24 +34,29 @@ def _numbered(directory: Path, age: int) -> Path:
 def save_checkpoint(directory: str | Path, weights: dict[str, Tensor], metadata: dict[str, Any], keep: int) -> Path:
     """Write a checkpoint, which appears whole or not at all, and keep the ``keep - 1`` before it; gives its path.
 
-    At every moment at least one whole checkpoint is there, if there was one before.
+    At every moment at least one whole checkpoint is there, if there was one before; one that cannot be written leaves
+    those before it as they were.
     """
     directory = Path(directory)
     path = _numbered(directory, 0)
     directory.mkdir(parents=True, exist_ok=True)
     texts = {name: json.dumps(value) for name, value in metadata.items()}
-    if keep > 1 and path.exists():
-        for age in range(keep - 1, 1, -1):
-            if _numbered(directory, age - 1).exists():
-                os.replace(_numbered(directory, age - 1), _numbered(directory, age))
-        _copy(path, _numbered(directory, 1))
-    write_files({path: lambda target: write_tensors(target, weights, texts)})
+
+    def make_room() -> None:
+        if keep > 1 and path.exists():
+            for age in range(keep - 1, 1, -1):
+                if _numbered(directory, age - 1).exists():
+                    os.replace(_numbered(directory, age - 1), _numbered(directory, age))
+            _copy(path, _numbered(directory, 1))
+
+    write_files({path: lambda target: write_tensors(target, weights, texts)}, before_renaming=make_room)
     return path
 
 
 def _copy(path: Path, to: Path) -> None:
     """A second name for a file, or where the file system has no such thing, a copy; it replaces what was there."""
     temporary = to.with_name(f".{to.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
         try:
             os.link(path, temporary)
@@ -78,8 +85,8 @@ def read_checkpoint(path: str | Path, names: list[str]) -> tuple[dict[str, Tenso
         raise FileNotFoundError(f"resume: no checkpoint to go on from: {path} does not exist")
     safetensors = import_package("safetensors", "safetensors", "to read a checkpoint")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+        with open_tensors(path) as file:
+            metadata = {name: parse_json(text) for name, text in (file.metadata() or {}).items()}
             return {name: file.get_tensor(name) for name in names}, metadata
     except (safetensors.SafetensorError, TypeError, ValueError, OSError) as error:
         raise ValueError(f"resume: {path} is not a complete checkpoint: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from .files import parse_json
 from .packages import import_package
 from .subwords import SubwordSettings
 
@@ -263,17 +263,16 @@ class TrainConfig:
 
         Settings given here win over the file's.
         """
-        text = Path(path).read_text(encoding="utf-8")
-        load, failure = (json.loads, json.JSONDecodeError) if str(path).endswith(".json") else _yaml_reader()
+        load, failure = (parse_json, (ValueError,)) if str(path).endswith(".json") else _yaml_reader()
         try:
-            loaded = load(text)
+            loaded = load(Path(path).read_text(encoding="utf-8"))
         except failure as error:
             raise ValueError(f"config: {path} is not valid YAML or JSON: {error}") from error
         if loaded is None:
             loaded = {}
         if not isinstance(loaded, dict):
             raise ValueError(f"config: expected {path} to hold a mapping of settings, got {type(loaded).__name__}")
-        read = {str(k).replace("-", "_"): _number(v) for k, v in loaded.items()}
+        read = {name: _number(value) for name, value in flat_settings(loaded, path).items()}
         return cls.from_dict({**read, **settings}, f"config {path}")
 
     def changed_settings(self, other: TrainConfig) -> list[str]:
@@ -285,9 +284,23 @@ class TrainConfig:
         ]
 
 
-def _yaml_reader() -> tuple[Callable[[str], Any], type[Exception]]:
+def flat_settings(loaded: dict[Any, Any], path: str | Path) -> dict[str, Any]:
+    """The settings of a file, with underscores in their names.
+
+    Raises:
+        ValueError: a value that is neither a scalar nor a list of scalars. It is not shown: a few lines of YAML can
+            stand for more nested lists than there is memory to write them down.
+    """
+    for name, value in loaded.items():
+        inside = value if isinstance(value, (list, tuple, set)) else [value]
+        if any(isinstance(item, (dict, list, tuple, set)) for item in inside):
+            raise ValueError(f"config: {path}: {name}: expected a value or a list of values, got something nested")
+    return {str(name).replace("-", "_"): value for name, value in loaded.items()}
+
+
+def _yaml_reader() -> tuple[Callable[[str], Any], tuple[type[Exception], ...]]:
     yaml = import_package("yaml", "PyYAML", "to read a YAML file (or write it as .json)")
-    return yaml.safe_load, yaml.YAMLError
+    return yaml.safe_load, (yaml.YAMLError, ValueError, RecursionError)  # a date of month 13 is a ValueError
 
 
 def _number(value: Any) -> Any:

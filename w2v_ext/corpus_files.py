@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from .files import abandoned, parse_json
 from .sources import CorpusError
 from .vocab import Vocabulary, check_limits
 
@@ -96,6 +97,7 @@ class Corpus:
         self.num_sentences: int = meta["num_sentences"]
         self.raw_words: int = meta["raw_words"]
         self._remove = weakref.finalize(self, shutil.rmtree, path, True) if temporary else None
+        self._opened: tuple[int, os.stat_result] | None = None  # the file of ids, and what it was when it was opened
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> Corpus:
@@ -113,7 +115,10 @@ class Corpus:
             raise CorpusError(f"{path / 'vocab.tsv'}: the file is missing from the corpus") from None
         if hashlib.sha256(data).hexdigest() != meta["vocab_sha256"]:
             raise CorpusError(f"{path / 'vocab.tsv'}: damaged: its checksum is not the one in corpus.json")
-        vocab = Vocabulary.parse(data, path / "vocab.tsv")
+        try:
+            vocab = Vocabulary.parse(data, path / "vocab.tsv")
+        except ValueError as error:
+            raise CorpusError(str(error)) from error
         ids_path = path / "ids.bin"
         try:
             size = ids_path.stat().st_size
@@ -122,11 +127,30 @@ class Corpus:
         expected = 4 * (meta["num_tokens"] + meta["num_sentences"])
         if size != expected or size == 0:
             raise CorpusError(f"{ids_path}: damaged: expected {expected} bytes, got {size}")
-        corpus = cls(path, np.memmap(ids_path, dtype="<i4", mode="r"), vocab, meta)
+        with open(ids_path, "rb") as file:
+            corpus = cls(path, np.memmap(file, dtype="<i4", mode="r"), vocab, meta)
+            corpus._opened = os.dup(file.fileno()), os.fstat(file.fileno())
+        weakref.finalize(corpus, os.close, corpus._opened[0])
         n, step = len(corpus.ids), 4096
         for start in np.linspace(0, max(0, n - step), num=16, dtype=np.int64).tolist():
             corpus._check_range(start, start + step)
         return corpus
+
+    def check_unchanged(self) -> None:
+        """CorpusError if the mapped file has been written to or cut since it was opened.
+
+        Of a part that was cut off nothing can be read: the system ends a process that tries (SIGBUS). A file that was
+        replaced by another of its name does not matter, the one that is mapped stays.
+        """
+        if self._opened is None:
+            return
+        descriptor, before = self._opened
+        now = os.fstat(descriptor)
+        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise CorpusError(
+                f"{self.path / 'ids.bin'}: was changed while it was in use: it had {before.st_size} bytes, now it has "
+                f"{now.st_size}"
+            )
 
     def verify(self) -> None:
         """Read every id and compare with the counts. CorpusError naming the file."""
@@ -177,7 +201,7 @@ def checksum(meta: dict[str, Any]) -> str:
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(path.read_bytes())
+        meta = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise CorpusError(f"{path}: the file is missing from the corpus") from None
     except ValueError as error:
@@ -186,6 +210,10 @@ def _read_meta(path: Path) -> dict[str, Any]:
         raise CorpusError(f"{path}: damaged: its checksum does not fit its contents")
     if meta.get("format") != CACHE_FORMAT:
         raise CorpusError(f"{path}: expected format {CACHE_FORMAT}, got {meta.get('format')!r}: make the corpus again")
+    for name in ("num_tokens", "num_sentences", "raw_words", "vocab_sha256"):
+        value, kind = meta.get(name), str if name == "vocab_sha256" else int
+        if not isinstance(value, kind) or (kind is int and not 0 <= value < 1 << 62):
+            raise CorpusError(f"{path}: damaged: {name} is {value!r:.80}")
     return meta
 
 
@@ -212,8 +240,14 @@ def temporary_corpus(fill: Callable[[Path], None]) -> Corpus:
 
 
 def cached_corpus(root: Path, fill: Callable[[Path], None], name_of: Callable[[Path], str]) -> Corpus:
-    """Return the corpus that `fill` writes to a directory below `root`; it appears there whole or not at all."""
+    """Return the corpus that `fill` writes to a directory below `root`; it appears there whole or not at all.
+
+    What killed processes have left there is removed.
+    """
     root.mkdir(parents=True, exist_ok=True)
+    for left in root.glob(".building-*"):
+        if abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
     work = root / f".building-{os.getpid()}-{secrets.token_hex(4)}"
     work.mkdir()
     try:

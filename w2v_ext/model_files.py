@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .files import FormatError, write_files
+from .files import FormatError, own_metadata, parse_json, write_files
 from .packages import import_package
-from .tensor_file import write_tensors
+from .tensor_file import open_tensors, write_tensors
 from .vocab import Vocabulary
 
 _VERSION = 1
@@ -133,7 +133,7 @@ def tensor_names(directory: PathLike) -> set[str]:
         return set()
     safetensors = import_package("safetensors", "safetensors", "to read a model")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             return set(file.keys())
     except (safetensors.SafetensorError, OSError):
         return set()
@@ -161,7 +161,7 @@ def load_model(directory: PathLike, extra: Sequence[str] = ()) -> ModelFiles:
         raise FormatError(f"{directory / 'vocab.tsv'}: is not the vocabulary that model.safetensors was saved with")
     path = directory / "config.json"
     try:
-        config = json.loads(_read_bytes(path))
+        config = parse_json(_read_bytes(path))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
         raise FormatError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(config, dict):
@@ -182,8 +182,8 @@ def _read_tensors(path: Path, extra: Sequence[str]) -> tuple[dict[str, torch.Ten
     safetensors = import_package("safetensors", "safetensors", "to read a model")
     wanted = {"in_weight", "out_weight", *extra}
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("w2v_ext", "{}"))
+        with open_tensors(path) as file:
+            metadata = own_metadata(file)
             tensors = {name: file.get_tensor(name) for name in file.keys() if name in wanted}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise FormatError(f"{path}: damaged or truncated: {error}") from error

@@ -21,6 +21,7 @@ from .formats.collect import ReadOptions
 from .formats.table import PathLike, VectorTable, check_table, first_not_finite
 from .formats.tensors import finish_table, need, pack_words, read_tensors, write_tensors
 from .kmeans import kmeans
+from .memory import check_memory
 
 METHODS = ("int8", "int8-symmetric", "pq", "low-rank")
 
@@ -213,14 +214,16 @@ def _checked(path: Path, about: dict, tensors: dict[str, torch.Tensor]) -> Compr
         if dtype == torch.float32 and not tensors[name].isfinite().all():
             raise FormatError(f"{path}: {name} is not finite")
     if about["kind"] == "pq":
-        enough = sizes["M"] * sizes["S"] >= dim
-        if not enough or (tensors["codes"].numel() and int(tensors["codes"].max()) >= sizes["K"]):
+        parts_fit = sizes["M"] > 0 and sizes["S"] == -(-dim // sizes["M"])
+        if not parts_fit or (tensors["codes"].numel() and int(tensors["codes"].max()) >= sizes["K"]):
             raise FormatError(f"{path}: codes and centroids do not fit together")
     return Compressed(about["kind"], {name: tensors[name] for name in shapes}, dim)
 
 
 def read_compressed(path: Path, options: ReadOptions) -> VectorTable:
-    """Read compressed vectors as float32 (V, D); see `formats.load_vectors`."""
+    """Read compressed vectors as float32 (V, D); see `formats.load_vectors`. MemoryError where they are too many."""
     about, tensors = read_tensors(path)
     packed = _checked(path, about, tensors)
+    dim = packed.dim
+    check_memory(4 * len(packed) * dim, f"{path}: {len(packed)} vectors of dim {dim} take")
     return finish_table(path, packed.decode(), tensors, options)

@@ -20,10 +20,11 @@ from tqdm import tqdm
 
 from .command_line import read_vectors, run_command
 from .documents import DocumentOptions, batches, finish, means, move_into_place, tokenise, write_index
-from .files import FormatError
+from .files import FormatError, parse_json
 from .json_values import json_text
 from .keyedvectors import KeyedVectors
 from .nearest import nearest
+from .tensor_file import open_tensors
 from .vocab import Vocabulary
 
 PathLike = str | os.PathLike[str]
@@ -96,7 +97,7 @@ class DocumentIndex:
         if not (path / "index.json").is_file():
             raise FormatError(f"{path}: no index.json: not an index, as python -m w2v_ext.search index makes it")
         try:
-            meta = json.loads((path / "index.json").read_bytes())
+            meta = parse_json((path / "index.json").read_bytes())
             vocabulary = Vocabulary.load(path / "vocab.tsv")
             if not isinstance(meta, dict) or meta.get("version") != _VERSION:
                 raise FormatError(f"{path / 'index.json'}: expected version {_VERSION}, as this library writes it")
@@ -104,10 +105,11 @@ class DocumentIndex:
             number = int(meta["documents"])
             with safe_open(path / "words.safetensors", framework="np") as file:
                 table, self._weights, self._common = (file.get_tensor(n) for n in ("vectors", "weights", "common"))
-            with safe_open(path / "documents.safetensors", framework="pt") as file:  # mapped, where NumPy's is a copy
+            with open_tensors(path / "documents.safetensors") as file:  # mapped, where NumPy's is a copy
                 self.vectors, self._offsets = (file.get_tensor(n).numpy() for n in ("vectors", "offsets"))
             if self.vectors.shape != (number, table.shape[1]) or self._offsets.shape != (number + 1,):
                 raise FormatError(f"{path / 'documents.safetensors'}: expected the vectors of {number} documents")
+            _check_numbers(path, vocabulary, table, self._weights, self._common, self.vectors, self._offsets)
             if (path / "texts.bin").stat().st_size != self._offsets[-1] or meta["text_bytes"] != self._offsets[-1]:
                 raise FormatError(f"{path / 'texts.bin'}: expected {self._offsets[-1]} bytes: damaged or truncated")
             self.words = KeyedVectors(vocabulary.words, table, vocabulary.counts)
@@ -115,7 +117,7 @@ class DocumentIndex:
             raise FormatError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
         except SafetensorError as error:
             raise FormatError(f"{path}: damaged or truncated safetensors file: {error}") from error
-        except (KeyError, TypeError) as error:
+        except (KeyError, IndexError, TypeError, OverflowError) as error:
             raise FormatError(f"{path / 'index.json'}: damaged: {error}") from error
         except FormatError:
             raise
@@ -166,6 +168,29 @@ class DocumentIndex:
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
+
+
+def _check_numbers(
+    path: Path,
+    vocabulary: Vocabulary,
+    table: np.ndarray,
+    weights: np.ndarray,
+    common: np.ndarray,
+    vectors: np.ndarray,
+    offsets: np.ndarray,
+) -> None:
+    """FormatError unless the tensors of an index are of their kinds and belong together."""
+    words, dim = len(vocabulary), table.shape[1] if table.ndim == 2 else 0
+    shapes_fit = table.shape == (words, dim) and weights.shape == (words,) and common.shape == (len(common), dim)
+    if not dim or not shapes_fit or {table.dtype, weights.dtype, common.dtype} != {np.dtype(np.float32)}:
+        raise FormatError(
+            f"{path / 'words.safetensors'}: expected float32: vectors ({words}, D), weights ({words},), common (C, D), "
+            f"got {table.shape}, {weights.shape} and {common.shape}"
+        )
+    if vectors.dtype != np.float32 or offsets.dtype != np.int64:
+        raise FormatError(f"{path / 'documents.safetensors'}: expected float32 vectors and int64 offsets")
+    if offsets[0] != 0 or (offsets[1:] < offsets[:-1]).any():
+        raise FormatError(f"{path / 'documents.safetensors'}: the offsets do not rise from 0")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from . import _text
 from .packages import import_package
 
 _CHUNK = 1 << 20  # bytes read or handed on at a time
+MAX_WINDOW = 1 << 31  # bytes that a decompressor may hold: as `zstd --long=31` and the largest texts have it
 _GZIP, _XZ, _ZSTD = b"\x1f\x8b", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
 
 
@@ -127,17 +128,27 @@ class _Bytes(io.RawIOBase):
 
 
 def read_chunks(
-    file: SourceFile, raw: IO[bytes], head: bytes, report: Callable[[int], object]
+    file: SourceFile,
+    raw: IO[bytes],
+    head: bytes,
+    report: Callable[[int], object],
+    max_window: int = MAX_WINDOW,
 ) -> Iterator[bytes | memoryview]:
-    """Yield the text of an open source in chunks, decompressed. CorpusError naming a damaged file."""
+    """Yield the text of an open source in chunks, decompressed. CorpusError naming a damaged file.
+
+    Args:
+        file, raw, head: as `open_source` gives them.
+        report: called with the bytes of the file read so far.
+        max_window: .xz and .zst that ask for more memory than this are refused.
+    """
     source = _Bytes(head, raw, report)
     try:
         if head.startswith(_GZIP):
             yield from _read_all(gzip.GzipFile(fileobj=source, mode="rb"))
         elif head.startswith(_XZ):
-            yield from _read_all(lzma.LZMAFile(source))
+            yield from _read_xz(source, max_window)
         elif head.startswith(_ZSTD):
-            yield from _read_zstd(source)
+            yield from _read_zstd(source, max_window)
         else:
             yield from _read_all(source)
     except Exception as error:
@@ -154,17 +165,35 @@ def _read_all(file: IO[bytes]) -> Iterator[bytes]:
         yield data
 
 
-def _read_zstd(source: _Bytes) -> Iterator[bytes]:
+def _read_xz(source: _Bytes, max_window: int) -> Iterator[bytes]:
+    """As lzma.LZMAFile reads, which sets no bounds: one stream after another, zeros between them."""
+    data = b""
+    while data or (data := source.read(_CHUNK)):
+        decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=max_window + (1 << 24))  # and what else it needs
+        while not decoder.eof:
+            if decoder.needs_input and not (data := data or source.read(_CHUNK)):
+                raise EOFError("the data end inside a stream")
+            if text := decoder.decompress(data, _CHUNK):
+                yield text
+            data = b""
+        data = decoder.unused_data
+        while not data.strip(b"\0") and (data := source.read(_CHUNK)):
+            pass
+        data = data.lstrip(b"\0")
+
+
+def _read_zstd(source: _Bytes, max_window: int) -> Iterator[bytes]:
     zstandard = import_package("zstandard", "zstandard", "to read .zst files")
     # The reader takes the end of its input for the end of the text, even inside a frame. So one more frame is added,
     # whose contents cannot be guessed: they come out, and come out last, only if all before them was whole.
     mark = secrets.token_bytes(24)
     source.tail = zstandard.ZstdCompressor(write_checksum=True).compress(mark)
-    reader = zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(source, read_across_frames=True)
+    reader = zstandard.ZstdDecompressor(max_window_size=max_window).stream_reader(source, read_across_frames=True)
     held = b""
     while data := reader.read(_CHUNK):
         held += data
-        yield held[: -len(mark)]
+        if len(held) > len(mark):  # an empty chunk would be taken for the end
+            yield held[: -len(mark)]
         held = held[-len(mark) :]
     if held != mark:
         raise EOFError("the data end inside a frame")

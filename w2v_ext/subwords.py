@@ -134,6 +134,8 @@ class SubwordTable:
         """Check that the parts belong together; ValueError naming the one that does not."""
         if self.weight.ndim != 2 or len(self.weight) < self.num_words:
             raise ValueError(f"weight: expected at least {self.num_words} rows, got shape {self.weight.shape}")
+        if self.buckets.dtype.kind not in "iu" or self.rows.dtype.kind not in "iu":
+            raise ValueError(f"buckets, rows: expected integers, got {self.buckets.dtype} and {self.rows.dtype}")
         if self.buckets.ndim != 1 or self.rows.shape != self.buckets.shape:
             raise ValueError(f"rows: expected the shape of buckets, {self.buckets.shape}, got {self.rows.shape}")
         if len(self.buckets):

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .memory import check_memory
+
 _ROW_FLOATS = 16  # rows are padded to 64 bytes, a cache line and the widest vector
 _HUGE_PAGE = 2 << 20  # bytes
 
@@ -18,17 +20,20 @@ def padded_weight(vocab_size: int, dim: int) -> Tensor:
 
     Large tables lie in huge pages where the system has them: their rows are visited at random, and with small pages
     nearly every visit misses the TLB (measured: 5 % of the training speed with 49,000 words).
+
+    Raises:
+        MemoryError: there is not that much; the message says what to lower.
     """
     stride = -(-dim // _ROW_FLOATS) * _ROW_FLOATS
     size = vocab_size * stride  # floats
+    what = f"dim: a table of {vocab_size} words x {dim} takes"
+    remedy = "lower dim, or the vocabulary by max_vocab or min_count"
+    check_memory(4 * size, what, remedy)
     if 4 * size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
         try:
             memory = mmap.mmap(-1, 4 * size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError) as error:
-            raise MemoryError(
-                f"dim: a table of {vocab_size} words x {dim} takes {4 * size / 2**30:.1f} GiB, more than there is; "
-                "lower dim, or the vocabulary by max_vocab or min_count"
-            ) from error
+            raise MemoryError(f"{what} {4 * size / 2**30:.1f} GiB, more than there is; {remedy}") from error
         with contextlib.suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
         buffer, boundary = torch.frombuffer(memory, dtype=torch.float32), _HUGE_PAGE

@@ -6,12 +6,17 @@ in memory. Reading stays with the `safetensors` package.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+from .packages import import_package
 
 _NAMES = {
     torch.float64: "F64",
@@ -23,6 +28,27 @@ _NAMES = {
     torch.uint8: "U8",
 }
 _CHUNK = 1 << 20  # bytes of a tensor that are copied at a time
+
+
+@contextlib.contextmanager
+def open_tensors(path: str | Path) -> Iterator[Any]:
+    """Open a safetensors file as ``safetensors.safe_open`` does, and be sure that it is one file.
+
+    The package opens it twice, for the header and for the numbers. Between the two another file may take the name, and
+    readers would get the numbers of one model and the words of another.
+
+    Raises:
+        SafetensorError: it is damaged. OSError: it cannot be read.
+    """
+    safe_open = import_package("safetensors", "safetensors", "to read safetensors files").safe_open
+    for _ in range(100):
+        before = os.stat(path)
+        with safe_open(path, framework="pt") as file:
+            after = os.stat(path)
+            if (before.st_ino, before.st_mtime_ns, before.st_size) == (after.st_ino, after.st_mtime_ns, after.st_size):
+                yield file
+                return
+    raise OSError(f"{path}: is replaced all the time, and cannot be read")
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -18,6 +18,7 @@ from .continued import prepare_start, settings_of
 from .corpus import Corpus, CorpusOptions, prepare_corpus
 from .distributed import first_of_each_machine, process_group, rank
 from .download import DownloadError, text8_path
+from .files import make_new
 from .keyedvectors import KeyedVectors
 from .model_files import save_model
 from .monitor import HistoryMonitor, Monitor, TensorBoardMonitor
@@ -265,7 +266,7 @@ def make_writable(directory: Path) -> bool:
         new = not directory.exists()
         directory.mkdir(parents=True, exist_ok=True)
         probe = directory / f".writable.{os.getpid()}"
-        probe.touch()
+        make_new(probe)
         probe.unlink()
     except OSError as error:
         raise OSError(f"out: cannot write to {directory}: {error.strerror or error}") from error
@@ -284,7 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError, MemoryError, TrainingError, DownloadError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        only_text = isinstance(error, OSError) and error.filename is None and error.strerror
+        print(f"error: {error.strerror if only_text else error}", file=sys.stderr)
         return 2
     return 0
 

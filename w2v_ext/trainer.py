@@ -13,6 +13,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from .checkpoints import CHECKPOINT, checkpoint_files, read_checkpoint, save_checkpoint
 from .config import TrainConfig
-from .corpus import Corpus
+from .corpus import Corpus, CorpusError
 from .distributed import Ranks, num_ranks
 from .keyedvectors import KeyedVectors
 from .methods import FastText, Method, TrainingError, make_method
@@ -57,6 +58,21 @@ class TrainState:
     train_seconds: float = 0.0
     losses: list[float | None] = field(default_factory=list)  # mean per pair, of each finished epoch; None: no pair
     history: dict[str, list] = field(default_factory=dict)  # what monitor.HistoryMonitor records, if there is one
+
+
+def _read_state(saved: dict[str, Any]) -> TrainState:
+    """A state as a checkpoint holds it. TypeError or ValueError where a value is not of its kind."""
+    state = TrainState(**saved)
+    for name in ("epoch", "position", "epoch_pairs", "words"):
+        value = getattr(state, name)
+        if type(value) is not int or not 0 <= value < 1 << 62:
+            raise ValueError(f"{name}: expected a whole number >= 0, got {value!r:.80}")
+    if not isinstance(state.losses, list) or not isinstance(state.history, dict):
+        raise ValueError("losses, history: expected a list and a mapping")
+    for value in (state.epoch_loss, state.train_seconds, *(loss for loss in state.losses if loss is not None)):
+        if type(value) not in (int, float) or not np.isfinite(value):
+            raise ValueError(f"epoch_loss, train_seconds, losses: expected finite numbers, got {value!r:.80}")
+    return state
 
 
 class Trainer:
@@ -174,6 +190,7 @@ class Trainer:
         state, config = self.state, self.config
         most = min(max(self.method.length * config.epochs // 50, 1 << 16), 1 << 28)  # 50 points of a curve
         ids_per_slice, last_save = self.method.part or min(1 << 18, most), (time.monotonic(), self.words_done)
+        _ = self._fingerprint if checkpoint_dir is not None else None
         with _StopOnInterrupt(self):
             while state.epoch < config.epochs:
                 end = state.position + ids_per_slice
@@ -208,10 +225,21 @@ class Trainer:
         state, config = self.state, self.config
         start = time.perf_counter()
         try:
+            self.corpus.check_unchanged()
             loss, pairs, words = self.method.train(state.epoch, state.position, end)
+            self.corpus.check_unchanged()  # before anything of it is saved
+        except CorpusError as error:
+            raise TrainingError(f"corpus: {error}; run again, with --resume auto from the last checkpoint") from error
         except IndexError as error:  # the kernel met an id that is not in the vocabulary
             path = self.corpus.path / "ids.bin"
             raise TrainingError(f"corpus: {path} is damaged ({error}); remove it and run again") from error
+        except torch.OutOfMemoryError as error:
+            reason = str(error).partition(". ")[0]
+            raise TrainingError(
+                f"device: out of memory on {self.device} in epoch {state.epoch + 1} ({reason}); lower dim, or the "
+                "vocabulary by max_vocab or min_count, use --weight-dtype bfloat16, or --device cpu. --resume goes on "
+                "from the last checkpoint where these stay"
+            ) from error
         seconds = time.perf_counter() - start
         state.train_seconds += seconds
         state.position = end
@@ -271,7 +299,7 @@ class Trainer:
         metadata = {
             "state": asdict(self.state),
             "config": self.config.to_dict(),
-            "corpus": self._fingerprint(),
+            "corpus": self._fingerprint,
         }
         return save_checkpoint(directory, self.method.weights, metadata, self.config.checkpoint_keep)
 
@@ -289,18 +317,23 @@ class Trainer:
         path = path / CHECKPOINT if path.is_dir() else path
         weights, metadata = read_checkpoint(path, list(self.method.weights))
         try:
-            state = TrainState(**metadata["state"])
+            state = _read_state(metadata["state"])
             saved = TrainConfig.from_dict(metadata["config"], str(path))
             fingerprint = metadata["corpus"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"resume: {path} is not a complete checkpoint: {error}") from error
         for name in self.config.changed_settings(saved):
             raise ValueError(
                 f"resume: setting {name!r} has changed: the checkpoint {path} was made with {getattr(saved, name)!r}, "
                 f"now it is {getattr(self.config, name)!r}"
             )
-        if fingerprint != self._fingerprint():
+        if fingerprint != self._fingerprint:
             raise ValueError(f"resume: the corpus has changed since the checkpoint {path} was made")
+        if state.epoch > self.config.epochs or state.position > self.method.length:
+            raise ValueError(
+                f"resume: {path} is not a complete checkpoint: position {state.position} of epoch {state.epoch} is "
+                "beyond the end"
+            )
         for name, weight in self.method.weights.items():
             if weights[name].shape != weight.shape:
                 raise ValueError(
@@ -329,7 +362,10 @@ class Trainer:
         self.state = state or self.state
         return state is not None
 
+    @cached_property
     def _fingerprint(self) -> dict:
+        """What tells this corpus from others; from its beginning, as parts of its file may be cut off later."""
+        self.corpus.check_unchanged()
         vocab, ids = self.corpus.vocab, self.corpus.ids
         return {
             "ids": len(ids),

@@ -84,7 +84,11 @@ class ClassifierConfig:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.min_n > self.max_n:
             raise ValueError(f"min_n: expected at most max_n = {self.max_n}, got {self.min_n}")
-        if not isinstance(self.label, str) or not self.label or any(c.isspace() for c in self.label):
+        if (
+            not isinstance(self.label, str)
+            or not self.label
+            or any(c.isspace() or "\ud800" <= c <= "\udfff" for c in self.label)
+        ):
             raise ValueError(f"label: expected a prefix without white space, got {self.label!r}")
         if self.pretrained is not None:
             if not isinstance(self.pretrained, (str, os.PathLike)) or not os.fspath(self.pretrained):

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import FormatError, write_files
+from ..files import FormatError, own_metadata, parse_json, write_files
 from ..formats import load_fasttext_bin
 from ..formats.fasttext import MAGIC
 from ..packages import import_package
-from ..tensor_file import write_tensors
+from ..tensor_file import open_tensors, write_tensors
 from ..vocab import Vocabulary
 from .config import ClassifierConfig
 
@@ -125,7 +125,7 @@ def _read_bytes(path: Path) -> bytes:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(_read_bytes(path))
+        config = parse_json(_read_bytes(path))
     except ValueError as error:
         if isinstance(error, FormatError):
             raise FormatError(f"{error}; a classifier's directory has one") from error
@@ -142,13 +142,13 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FormatError(f"{path}: no such file; a classifier's directory has one")
     safetensors = import_package("safetensors", "safetensors", "to read a model")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("w2v_ext", "{}"))
+        with open_tensors(path) as file:
+            metadata = own_metadata(file)
             missing = set(_TENSORS).difference(file.keys())
             tensors = {} if missing else {name: file.get_tensor(name) for name in _TENSORS}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise FormatError(f"{path}: damaged or truncated: {error}") from error
-    if missing or metadata.get("kind") != _KIND or "crc32" not in metadata:
+    if missing or metadata.get("kind") != _KIND or not isinstance(metadata.get("crc32"), dict):
         raise FormatError(f"{path}: is no classifier's: it lacks {', '.join(sorted(missing)) or 'the mark of one'}")
     if metadata.get("version") != _VERSION:
         raise FormatError(f"{path}: format version {metadata.get('version')}, this library reads {_VERSION}")

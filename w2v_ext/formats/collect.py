@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -60,6 +60,20 @@ class ReadOptions:
                 raise ValueError(f"{name}: {error}") from None
 
 
+class _Left(NamedTuple):
+    """What was left out: how much, and the first."""
+
+    number: int
+    first: str
+
+    def and_(self, what: str) -> _Left:
+        """One more."""
+        return _Left(self.number + 1, self.first if self.number else what)
+
+
+_NOTHING = _Left(0, "")
+
+
 class RowCollector:
     """Takes rows as they come: decodes words, drops repeated ones, counts what is wrong."""
 
@@ -70,8 +84,7 @@ class RowCollector:
         self._seen: set[str] = set()
         self._values = _text.GrowingBuffer()
         self._counts: list[np.ndarray] = []
-        self._repeated: list[str] = []
-        self._skipped: list[str] = []
+        self._repeated = self._skipped = _NOTHING  # only the first is kept: a file may have nothing else
 
     @property
     def full(self) -> bool:
@@ -82,7 +95,7 @@ class RowCollector:
         """Raise FormatError, or note what is skipped."""
         if self.options.bad_rows == "error":
             raise FormatError(f"{self.path}: {message}")
-        self._skipped.append(message)
+        self._skipped = self._skipped.and_(message)
 
     def add(
         self, raw: list[bytes], values: np.ndarray, place: Callable[[int], str], counts: np.ndarray | None = None
@@ -99,7 +112,9 @@ class RowCollector:
         if len(new) < len(words) or not self._seen.isdisjoint(new):
             once = [i for i, word in enumerate(words) if not (word in self._seen or self._seen.add(word))]
             first = set(once)
-            self._repeated += [word for i, word in enumerate(words) if i not in first]
+            for i, word in enumerate(words):
+                if i not in first:
+                    self._repeated = self._repeated.and_(word)
             words, kept = [words[i] for i in once], [kept[i] for i in once]
         else:
             self._seen |= new
@@ -137,13 +152,14 @@ class RowCollector:
 
     def finish(self) -> VectorTable:
         """Return the table, with a warning where something was left out."""
-        if self._repeated:
+        if self._repeated.number:
             warnings.warn(
-                f"{self.path}: {len(self._repeated)} repeated words dropped, first {self._repeated[0]!r}", stacklevel=5
+                f"{self.path}: {self._repeated.number} repeated words dropped, first {self._repeated.first!r}",
+                stacklevel=5,
             )
-        if self._skipped:
+        if self._skipped.number:
             warnings.warn(
-                f"{self.path}: {len(self._skipped)} faults passed over, first {self._skipped[0]}", stacklevel=5
+                f"{self.path}: {self._skipped.number} faults passed over, first {self._skipped.first}", stacklevel=5
             )
         vectors = self._values.finish(np.dtype(self.options.dtype)).reshape(-1, self.dim)
         return VectorTable(self._words, vectors, np.concatenate(self._counts) if self._counts else None)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import FormatError, write_files
+from ..files import FormatError, own_metadata, parse_json, write_files
 from ..model_files import load_model, save_model
+from ..tensor_file import open_tensors
 from .collect import ReadOptions
 from .rows import read_text
 from .streams import Progress
@@ -122,10 +123,10 @@ def write_static_embedding(path: Path, table: VectorTable, lowercase: bool | Non
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise FormatError(f"{path}: not valid JSON: {error}") from error
 
 
@@ -137,7 +138,11 @@ def _module_directory(path: Path) -> Path:
     for module in modules if isinstance(modules, list) else []:
         if isinstance(module, dict) and str(module.get("type", "")).endswith("StaticEmbedding"):
             inside = path / str(module.get("path", ""))
-            if not inside.resolve().is_relative_to(path.resolve()):
+            try:
+                is_inside = inside.resolve().is_relative_to(path.resolve())
+            except (ValueError, RuntimeError, OSError):  # a name that no file can have, links in a circle
+                is_inside = False
+            if not is_inside:
                 raise FormatError(f"{path / 'modules.json'}: the path {module['path']!r} leads out of the directory")
             return inside
     raise FormatError(f"{path / 'modules.json'}: has no StaticEmbedding")
@@ -158,7 +163,7 @@ def read_static_embedding(path: Path, options: ReadOptions) -> VectorTable:
             vocab = {token: i for i, (token, _) in enumerate(vocab)}
         vocab = {**vocab, **{token["content"]: token["id"] for token in tokenizer.get("added_tokens") or []}}
         ids = {int(i): str(token) for token, i in vocab.items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FormatError(f"{name}: expected a Hugging Face tokenizer with model.vocab ({error!r})") from error
     weights, metadata = _read_weight(path / "model.safetensors")
     rows = len(weights)
@@ -174,8 +179,8 @@ def read_static_embedding(path: Path, options: ReadOptions) -> VectorTable:
 
 def _read_weight(path: Path) -> tuple[torch.Tensor, dict]:
     try:
-        with safetensors_module().safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("w2v_ext", "{}"))
+        with open_tensors(path) as file:
+            metadata = own_metadata(file)
             names = set(file.keys())
             if names & {"mapping", "weights"}:
                 raise FormatError(f"{path}: model2vec's tensors mapping and weights are not supported")
@@ -189,7 +194,7 @@ def _read_weight(path: Path) -> tuple[torch.Tensor, dict]:
         raise FormatError(f"{path}: missing or damaged: {error}") from error
     if weight.dim() != 2 or weight.shape[1] < 1 or not weight.is_floating_point():
         raise FormatError(f"{path}: {name} is {weight.dtype} of shape {tuple(weight.shape)}, expected float (V, D)")
-    return weight, metadata if isinstance(metadata, dict) else {}
+    return weight, metadata
 
 
 # ---- TensorBoard's projector -------------------------------------------------------------------------------------

@@ -225,6 +225,9 @@ def read_fasttext_bin(path: Path, options: ReadOptions) -> VectorTable:
     """
     model = load_fasttext_bin(path, output=False, progress=options.progress)
     vectors = model.word_vectors(options.threads, options.limit)
+    bad = first_not_finite(vectors)
+    if bad is not None:  # numbers of 1e38 add up to more than a float32 holds
+        raise FormatError(f"{path}: the vector of {model.words[bad]!r} is not finite: its rows are too large")
     collector = RowCollector(path, replace(options, limit=None), vectors.shape[1], len(vectors))
     raw = [word.encode("utf-8", "surrogateescape") for word in model.words[: options.limit]]
     collector.add(raw, vectors, lambda i: f"entry {i + 1} of the dictionary", model.counts[: options.limit])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import _text
-from ..files import FormatError
+from ..files import FormatError, parse_json
 from . import fasttext
 from .collect import ReadOptions
 from .directories import (
@@ -236,11 +235,11 @@ def _sniff_rows(data: bytes, dim: int) -> Format:
 def _sniff_safetensors(data: bytes) -> Format:
     size = struct.unpack("<Q", data[:8])[0]
     try:
-        header = json.loads(data[8 : 8 + size])
-        kind = json.loads(header["__metadata__"]["w2v_ext"])["kind"]
+        header = parse_json(data[8 : 8 + size])
+        kind = parse_json(header["__metadata__"]["w2v_ext"])["kind"]
     except (ValueError, KeyError, TypeError):
         kind = KIND  # whose reader says what is wrong
-    return FORMATS.get(kind, FORMATS["safetensors"])
+    return FORMATS.get(str(kind), FORMATS["safetensors"])
 
 
 def load_vectors(

@@ -20,6 +20,9 @@ from ..sources import CorpusError, SourceFile, open_source, read_chunks
 
 COMPRESSED_SUFFIXES = (".gz", ".xz", ".zst")
 
+_MAX_WINDOW = 1 << 27  # bytes that a decompressor may hold: the bound of the program zstd, twice what `xz -9` needs
+_MAX_UNPACKED, _MAX_RATIO = 1 << 30, 200  # vectors hardly shrink to a fifth; what is far beyond that is a bomb
+
 Progress = Callable[[int, int | None], object]  # bytes (or rows) done, and of how many
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,18 +46,24 @@ def open_chunks(path: Path, progress: Progress | None = None) -> Iterator[Iterat
     """Open a file and give its bytes in chunks of about 1 MB; .gz, .xz and .zst are told by their first bytes.
 
     Raises:
-        FormatError: compressed data that are damaged or end early.
+        FormatError: compressed data that are damaged or end early, or become more than 1 GiB and more than 200 times
+            the size of the file.
         OSError: the file cannot be read.
     """
     size = os.stat(path).st_size
     source = SourceFile(str(path), os.fspath(path), str(path), size, None)
     report = (lambda done: progress(done, size)) if progress else (lambda done: None)
     with open_source(source) as (raw, head):
-        chunks = read_chunks(source, raw, head, report)
+        chunks = read_chunks(source, raw, head, report, _MAX_WINDOW)
 
         def give() -> Iterator[bytes]:
+            most, done = max(_MAX_UNPACKED, _MAX_RATIO * size), 0
             try:
-                yield from chunks
+                for chunk in chunks:
+                    done += len(chunk)
+                    if done > most and not source.is_plain(head):
+                        raise FormatError(f"{path}: {size:,} bytes unpack to more than {most:,}: these are no vectors")
+                    yield chunk
             except CorpusError as error:
                 raise FormatError(str(error)) from error
 

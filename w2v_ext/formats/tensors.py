@@ -14,8 +14,9 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from ..files import FormatError, write_files
+from ..files import FormatError, own_metadata, write_files
 from ..packages import import_package
+from ..tensor_file import open_tensors
 from .collect import ReadOptions
 from .table import PathLike, VectorTable, first_not_finite, first_repeated
 
@@ -46,11 +47,14 @@ def pack_words(words: Sequence[str], counts: np.ndarray | None = None) -> dict[s
 
 def unpack_words(path: Path, tensors: dict[str, torch.Tensor], rows: int) -> tuple[list[str], np.ndarray | None]:
     """Return the words and counts that `pack_words` packed. FormatError naming the file where they are damaged."""
-    blob, ends = tensors["words"].numpy(), tensors["word_ends"].numpy()
-    if blob.dtype != np.uint8 or blob.ndim != 1 or ends.dtype != np.int64 or ends.shape != (rows,):
+    packed, word_ends = tensors["words"], tensors["word_ends"]
+    kinds_fit = packed.dtype == torch.uint8 and word_ends.dtype == torch.int64
+    if not kinds_fit or packed.dim() != 1 or word_ends.shape != (rows,):
         raise FormatError(
-            f"{path}: expected words (N,) uint8 and word_ends ({rows},) int64, got {blob.shape}, {ends.shape}"
+            f"{path}: expected words (N,) uint8 and word_ends ({rows},) int64, got {tuple(packed.shape)} "
+            f"{packed.dtype}, {tuple(word_ends.shape)} {word_ends.dtype}"
         )
+    blob, ends = packed.numpy(), word_ends.numpy()
     starts = np.concatenate([[0], ends[:-1]]) if rows else ends
     if (np.diff(np.concatenate([[0], ends])) < 0).any() or (ends[-1] if rows else 0) != len(blob):
         raise FormatError(f"{path}: word_ends does not rise to the {len(blob)} bytes of words")
@@ -90,12 +94,12 @@ def read_tensors(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """
     path.open("rb").close()  # a missing file is an OSError, not a SafetensorError
     try:
-        with safetensors_module().safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("w2v_ext", "{}"))
+        with open_tensors(path) as file:
+            about = own_metadata(file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors_module().SafetensorError, ValueError) as error:
         raise FormatError(f"{path}: damaged or truncated: {error}") from error
-    if not isinstance(about, dict) or "kind" not in about:
+    if "kind" not in about:
         raise FormatError(
             f"{path}: has no words: expected a file with words and vectors, got tensors {sorted(tensors)}"
         )

@@ -273,7 +273,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status: 0, 2 for bad input, 130 when interrupted."""
+    """The command; gives its exit status: 0, 2 for bad input, 130 when interrupted, 143 after SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(DESCRIPTION, file=sys.stdout if arguments else sys.stderr)
@@ -288,4 +288,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except Interrupted as stop:
         print(f"\n{stop}; go on with the same command and --resume", file=sys.stderr)
-        return 130
+        return 128 + stop.signal

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
+from ..config import flat_settings
+from ..files import parse_json
 from .attention import AttentionName
 from .decoder import LSTMDecoder
 from .encoder import LSTMEncoder
@@ -264,14 +265,14 @@ class Seq2SeqConfig:
     @classmethod
     def from_file(cls, path: str | Path) -> Seq2SeqConfig:
         """Read settings from a YAML or JSON file (a model's ``config.json`` is one); dashes in names are allowed."""
-        text = Path(path).read_text(encoding="utf-8")
         try:
-            loaded = json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
-        except (yaml.YAMLError, json.JSONDecodeError) as error:
+            text = Path(path).read_text(encoding="utf-8")
+            loaded = parse_json(text) if str(path).endswith(".json") else yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"config: {path} is not valid YAML or JSON: {error}") from error
         if not isinstance(loaded, dict):
             raise ValueError(f"config: expected {path} to hold a mapping of settings, got {type(loaded).__name__}")
-        return cls.from_dict({str(k).replace("-", "_"): v for k, v in loaded.items()}, f"config {path}")
+        return cls.from_dict(flat_settings(loaded, path), f"config {path}")
 
     def changed_settings(self, other: Seq2SeqConfig) -> list[str]:
         """Names of the settings that shape the training and differ between the two."""

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import FormatError, write_files
+from ..files import FormatError, own_metadata, write_files
+from ..tensor_file import open_tensors
 from ..vocab import Vocabulary
 from .config import Seq2SeqConfig, build_model
 from .model import Seq2SeqModel
@@ -72,14 +73,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["w2v_ext"])
+        with open_tensors(path) as file:
+            metadata = own_metadata(file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except KeyError:
-        raise FormatError(f"{path}: not a file of this library: it lacks the metadata") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise FormatError(f"{path}: damaged or truncated: {error}") from error
-    if not isinstance(metadata, dict) or metadata.get("version") != _VERSION:
+    if not metadata:
+        raise FormatError(f"{path}: not a file of this library: it lacks the metadata")
+    if metadata.get("version") != _VERSION:
         raise FormatError(f"{path}: expected format version {_VERSION}, got {metadata!r:.80}")
     return tensors, metadata
 
@@ -89,20 +90,28 @@ def model_tensors(model: Seq2SeqModel) -> dict[str, Tensor]:
     return dict(model.named_parameters())
 
 
-def put_tensors(model: Seq2SeqModel, tensors: Mapping[str, Tensor], path: Path | str) -> None:
-    """Copy parameters into a model. FormatError naming what is missing, unknown or of another shape."""
+def check_tensors(model: Seq2SeqModel, tensors: Mapping[str, Tensor], path: Path | str) -> None:
+    """FormatError naming a parameter of the model that is missing, unknown or of another shape or kind."""
     own = model_tensors(model)
     if missing := sorted(own.keys() - tensors.keys()):
         raise FormatError(f"{path}: lacks the parameter {missing[0]} ({len(missing)} in all)")
     if unknown := sorted(tensors.keys() - own.keys()):
         raise FormatError(f"{path}: has the unknown parameter {unknown[0]} ({len(unknown)} in all)")
+    for name, parameter in own.items():
+        if tensors[name].shape != parameter.shape:
+            raise FormatError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(parameter.shape)} by "
+                "the settings and vocabularies beside it"
+            )
+        if not tensors[name].is_floating_point():
+            raise FormatError(f"{path}: {name} is {tensors[name].dtype}, expected floating-point numbers")
+
+
+def put_tensors(model: Seq2SeqModel, tensors: Mapping[str, Tensor], path: Path | str) -> None:
+    """Copy parameters into a model. FormatError as `check_tensors`."""
+    check_tensors(model, tensors, path)
     with torch.no_grad():
-        for name, parameter in own.items():
-            if tensors[name].shape != parameter.shape:
-                raise FormatError(
-                    f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(parameter.shape)} by "
-                    "the settings and vocabularies beside it"
-                )
+        for name, parameter in model_tensors(model).items():
             parameter.copy_(tensors[name])
     model.flatten_parameters()
 
@@ -169,15 +178,19 @@ def load_model(
     directory = Path(directory)
     config, text = load_text(directory)
     tensors, metadata = load_tensors(directory / weights)
+    own = {name.removeprefix("model."): t for name, t in tensors.items() if not name.startswith("train.")}
+    if config.num_layers > len(own):
+        raise FormatError(f"{directory / weights}: {len(own)} parameters, too few for {config.num_layers} layers")
+    sizes = len(text.src_vocab), len(text.tgt_vocab)
     try:
-        model = build_model(config, len(text.src_vocab), len(text.tgt_vocab))
-    except ValueError as error:
+        with torch.device("meta"):  # sizes first: settings that the weights do not bear out may ask for any memory
+            check_tensors(build_model(config, *sizes), own, directory / weights)
+        model = build_model(config, *sizes)
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, FormatError):
+            raise
         raise FormatError(f"{directory}: the settings and vocabularies do not fit together: {error}") from error
-    put_tensors(
-        model,
-        {name.removeprefix("model."): t for name, t in tensors.items() if not name.startswith("train.")},
-        directory / weights,
-    )
+    put_tensors(model, own, directory / weights)
     if metadata.get("text") != text.checksum():
         raise FormatError(
             f"{directory / weights}: the vocabularies or tokenizers beside it are not those it was trained with"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..files import FormatError
+from ..files import FormatError, parse_json
 from ..sources import import_jieba
 from ..vocab import SPECIALS
 
@@ -118,9 +118,9 @@ class Tokenizer:
     def from_json(cls, text: str, path: str | Path) -> Tokenizer:
         """Read what `to_json` wrote. FormatError naming `path` if that is not what it is."""
         try:
-            parts = json.loads(text)
+            parts = parse_json(text)
             name, lowercase, subwords = parts["name"], parts["lowercase"], parts["subwords"]
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise FormatError(f"{path}: not a tokenizer of this library: {error!r}") from error
         if subwords is not None:
             module = _import_tokenizers()

@@ -70,7 +70,7 @@ class Seq2SeqTrainer:
             fused=True,
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self._stop = False
+        self._stop = 0  # the signal that asked for it
         self._lengths = text.train.src.lengths, text.train.tgt.lengths + 1
         self._batches: tuple[int, list] = (-1, [])
         torch.manual_seed(config.seed)
@@ -199,13 +199,15 @@ class Seq2SeqTrainer:
             on_validation: called after each validation.
 
         Raises:
-            Interrupted: after Ctrl-C, with the state saved.
+            Interrupted: after Ctrl-C or SIGTERM, with the state saved.
             TrainingError: the loss is no longer finite; what was saved last is kept.
         """
         state, config = self.state, self.config
         last_save = time.monotonic()
-        previous = signal.signal(signal.SIGINT, self._request_stop) if _is_main() else None
-        self._stop = False
+        previous = {}
+        if _is_main():
+            previous = {number: signal.signal(number, self._request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._stop = 0
         try:
             while not self.is_finished():
                 while state.batch < len(self.batches()) and not self._stop and not self._out_of_time():
@@ -219,7 +221,7 @@ class Seq2SeqTrainer:
                 stop = self._stop
                 if not ended and stop:
                     self.save_state()
-                    raise Interrupted(self.directory / LAST)
+                    raise Interrupted(self.directory / LAST, stop)
                 if ended:
                     state.epoch, state.batch = state.epoch + 1, 0
                 if not ended or state.epoch % config.validate_every == 0 or self.is_finished():
@@ -231,10 +233,10 @@ class Seq2SeqTrainer:
                 self.save_state()
                 last_save = time.monotonic()
                 if stop and not self.is_finished():
-                    raise Interrupted(self.directory / LAST)
+                    raise Interrupted(self.directory / LAST, stop)
         finally:
-            if previous is not None:
-                signal.signal(signal.SIGINT, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
         return self
 
     def is_finished(self) -> bool:
@@ -247,9 +249,9 @@ class Seq2SeqTrainer:
         return any(minutes and seconds >= 60 * minutes for minutes, seconds in limits)
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
-        if self._stop:  # the second Ctrl-C does not wait for the step
+        if self._stop:  # the second signal does not wait for the step
             raise KeyboardInterrupt
-        self._stop = True
+        self._stop = number
 
     def _validate(self) -> Validation:
         state, config = self.state, self.config
