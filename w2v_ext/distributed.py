@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -58,12 +60,38 @@ def process_group(device: str = "cpu") -> Iterator[None]:
     if device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=_LONG)
+    store, number, ranks = next(dist.rendezvous("env://", timeout=_LONG))
+    store = dist.PrefixStore(_name_of_attempt(store, number, ranks), store)
+    dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=_LONG)
     try:
         yield
     finally:
         with contextlib.suppress(RuntimeError):  # the others may be gone already
             dist.destroy_process_group()
+
+
+def _name_of_attempt(store: dist.Store, number: int, ranks: int) -> str:
+    """A name that the processes of this attempt share, and those of no other.
+
+    torchrun keeps one store for all its attempts, and gloo would find in it the addresses of processes that have died.
+    Its restart count is no name: after a failure on one machine only that machine's agent counts. So rank 0 makes one
+    up, and tells each rank that says hello; what it finds of earlier attempts it greets in vain.
+    """
+    own = uuid.uuid4().hex
+    if number != 0:
+        store.set(f"w2v_ext/hello/{number}", own)
+        name = store.get(f"w2v_ext/welcome/{own}").decode()
+        store.set(f"w2v_ext/joined/{name}/{number}", "")
+        return name
+    missing = set(range(1, ranks))
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"w2v_ext/joined/{own}/{other}"]):
+                missing.remove(other)
+            elif store.check([f"w2v_ext/hello/{other}"]):
+                store.set(f"w2v_ext/welcome/{store.get(f'w2v_ext/hello/{other}').decode()}", own)
+        time.sleep(0.01)
+    return own
 
 
 @contextlib.contextmanager
