@@ -18,14 +18,14 @@ from safetensors.numpy import load_file
 
 import w2v_ext
 from w2v_ext.checkpoints import CHECKPOINT
-from w2v_ext.distributed import Ranks, tier_bounds
+from w2v_ext.distributed import Ranks, _Piece, tier_bounds
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 
 COUNTING = """
-import os, sys, numpy as np, torch
+import math, os, sys, numpy as np, torch
 from w2v_ext import distributed
 from w2v_ext.methods import Method
 
@@ -43,7 +43,7 @@ class Counter(Method):
 
 ids = torch.from_numpy(np.random.default_rng(0).zipf(1.2, 5000).clip(1, 3000) - 1)
 with distributed.process_group():
-    ranks = distributed.Ranks(Counter(ids), sync_every=int(sys.argv[1]))
+    ranks = distributed.Ranks(Counter(ids), sync_every=int(sys.argv[1]), overshoot=math.inf)
     sums = np.zeros(3)
     for begin in range(0, len(ids), 1234):
         sums += ranks.train(0, begin, min(begin + 1234, len(ids)))
@@ -80,12 +80,54 @@ def finish(process, status=0):
     return printed, error
 
 
-@pytest.mark.parametrize(("count", "sync_every"), [(2, 5), (3, 64)])
+@pytest.mark.parametrize(("count", "sync_every"), [(2, 5), (3, 64), (5, 64)])
 def test_every_move_of_every_rank_counts_once(tmp_path, count, sync_every):
     script = tmp_path / "count.py"
     script.write_text(COUNTING)
     finish(torchrun(count, script, sync_every, tmp_path))
     assert len(list(tmp_path.glob("done-*"))) == count
+
+
+def pieces_after_an_exchange(deltas, gathered, overshoot):
+    """Where two rows of each rank are after an exchange of their deltas (R, 2, D), all from zero."""
+    ranks, shape = len(deltas), deltas.shape[1:]
+    if gathered:
+        everybody = [torch.empty(shape, dtype=torch.bfloat16) for _ in range(ranks)]
+        pieces = [
+            _Piece(d.clone(), torch.zeros(shape), mine, everybody, None)
+            for d, mine in zip(deltas, everybody, strict=True)
+        ]
+    else:
+        pieces = [
+            _Piece(d.clone(), torch.zeros(shape), torch.empty(shape), [torch.empty(shape)], torch.empty(shape[0]))
+            for d in deltas
+        ]
+    for piece in pieces:
+        piece.begin()
+    if not gathered:  # the ring
+        moves, squares = sum(p.moves[0] for p in pieces), sum(p.squares for p in pieces)
+        for piece in pieces:
+            piece.moves, piece.squares = [moves.clone()], squares
+    for piece in pieces:
+        piece.end(overshoot)
+    return [piece.rows for piece in pieces]
+
+
+@pytest.mark.parametrize("gathered", [True, False])
+def test_what_all_ranks_move_the_same_way_is_bounded(gathered):
+    apart, together = torch.eye(4), torch.tensor([1.0, 2, 0, 0]).expand(4, 4)
+    deltas = torch.stack([apart, together], 1)  # (4 ranks, 2 rows, 4)
+    for rows in pieces_after_an_exchange(deltas, gathered, 2.0):
+        torch.testing.assert_close(rows, torch.tensor([[1.0, 1, 1, 1], [2, 4, 0, 0]]))
+    for rows in pieces_after_an_exchange(deltas, gathered, 0):
+        torch.testing.assert_close(rows, torch.tensor([[1.0, 1, 1, 1], [4, 8, 0, 0]]))
+
+
+def test_what_bfloat16_rounds_off_is_kept_for_the_next_exchange():
+    deltas = torch.tensor([[[1.001, 0], [0, 0]], [[0.0, 0], [0, 0]]])
+    first, second = pieces_after_an_exchange(deltas, True, 0)
+    assert second[0, 0] == 1.0
+    assert first[0, 0] == pytest.approx(1.001, abs=1e-7)
 
 
 @pytest.mark.parametrize("rows", [1, 255, 256, 257, 2048, 49_192, 5_000_000])

@@ -148,7 +148,9 @@ class _FetchRows(torch.autograd.Function):
     """Rows (R, D) and (S, D) of the two tables from the processes that keep them; gradients go the other way."""
 
     @staticmethod
-    def forward(ctx, in_shard, out_shard, in_rows, out_rows, model):
+    def forward(
+        ctx: Any, in_shard: Tensor, out_shard: Tensor, in_rows: Tensor, out_rows: Tensor, model: ShardedSkipGram
+    ) -> tuple[Tensor, ...]:
         ctx.model = model
         ctx.shapes = in_shard.shape, out_shard.shape
         found, ctx.ways = [], []
@@ -159,7 +161,7 @@ class _FetchRows(torch.autograd.Function):
         return tuple(found)
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         results = []
         for grad, (asked, own, theirs), shape in zip(grads, ctx.ways, ctx.shapes, strict=True):
             values = _send(grad.contiguous(), own, theirs, ctx.model.group)
