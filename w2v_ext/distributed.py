@@ -166,9 +166,9 @@ class Ranks(Method):
     Args:
         inner: the method, with the same weights in every process.
         sync_every: positions that a rank trains on between two exchanges; 0 finds a number.
-        overshoot: c; of more than two ranks, a row moves by the sum S of the deltas d, or by less: S min(1, c sum |d|^2 /
-            |S|^2). So deltas that have nothing to do with one another add up, and where all are the same the row goes
-            c times as far as in one.
+        overshoot: c; of more than two ranks, a row moves by the sum S of the deltas d, or by less:
+            S min(1, c sum |d|^2 / |S|^2). So deltas that have nothing to do with one another add up, and where all are
+            the same the row goes c times as far as in one.
 
     Attributes:
         part: positions, of all ranks, that the trainer should ask for at a time.
