@@ -80,7 +80,7 @@ def finish(process, status=0):
     return printed, error
 
 
-@pytest.mark.parametrize(("count", "sync_every"), [(2, 5), (3, 64), (5, 64)])
+@pytest.mark.parametrize(("count", "sync_every"), [(2, 5), (5, 64), pytest.param(3, 64, marks=pytest.mark.slow)])
 def test_every_move_of_every_rank_counts_once(tmp_path, count, sync_every):
     script = tmp_path / "count.py"
     script.write_text(COUNTING)
@@ -236,6 +236,7 @@ def test_a_rank_that_is_killed_costs_no_more_than_what_came_after_the_checkpoint
     assert same_vectors(whole, tmp_path / "m")
 
 
+@pytest.mark.slow
 def test_machines_that_count_their_restarts_apart_find_each_other_again(whole, text, tmp_path):
     """Two agents, as on two machines; only the one whose process is killed counts the restart."""
     with socket.socket() as free:
@@ -264,6 +265,16 @@ def test_sigterm_saves_a_checkpoint_from_which_another_number_of_ranks_goes_on(t
     )
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed at epoch" in resumed.stdout
+    assert (tmp_path / "m" / "model.safetensors").exists()
+
+
+def test_sigterm_to_one_rank_saves_for_all_and_torchrun_goes_on_from_there(text, tmp_path):
+    process = torchrun(2, "--max-restarts", "1", *settings(text, tmp_path / "m"), "--resume", "auto")
+    wait_for(tmp_path / "m" / CHECKPOINT, process)
+    os.kill(random.choice(children(process)), signal.SIGTERM)
+    printed, error = finish(process)
+    assert "interrupted; checkpoint in" in error
+    assert "resumed at epoch" in printed
     assert (tmp_path / "m" / "model.safetensors").exists()
 
 

@@ -124,6 +124,7 @@ def test_2_ranks_train_as_one_and_4_read_what_they_saved(tmp_path):
     run(4, tmp_path, LOAD, tmp_path)
 
 
+@pytest.mark.slow
 def test_4_ranks_train_as_one(tmp_path):
     run(4, tmp_path, EQUAL, tmp_path)
     assert len(list(tmp_path.glob("done-*"))) == 4
