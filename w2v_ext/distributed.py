@@ -3,16 +3,20 @@
 The corpus is dealt out in turns: of every ``ranks * sync_every`` ids, rank r takes the r-th ``sync_every``. So the
 learning rate, which goes by the place in the corpus, follows the progress of all, and every sentence has the draws that
 it would have in one process. After its part of a turn each rank gives away *deltas*, what its rows have moved since the
-ranks last agreed on them, and all add up everybody's (as Hogwild's threads do, only later). Rows of frequent words move
-most, so they are exchanged more often than rare ones (Ji et al. 2016): words are sorted by frequency, the first 256
-rows take part in every turn, the next 1,792 in every fourth, and so on. An exchange runs while the next turn is
-trained.
+ranks last agreed on them, and all add up everybody's (as Hogwild's threads do, only later). The row of a frequent word
+is near its balance after a part of a turn, in every rank: four such moves added up would throw it four times as far,
+and the vectors diverge. So what points the same way is bounded, in the manner of Adasum (Maleki et al. 2021). Rows of
+frequent words move most, so they are exchanged more often than rare ones (Ji et al. 2016): words are sorted by
+frequency, the first 256 rows take part in every turn, the next 1,792 in every fourth, and so on. An exchange runs while
+the next turn is trained.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +33,10 @@ PERIOD_GROWTH, LONGEST_PERIOD = 4, 64  # and is exchanged so many times more rar
 UNSORTED_PERIOD = 16  # of tables whose rows are not sorted by frequency
 TURNS = 16  # between two looks at the clock, the keyboard and the sums
 MOST_IDS = 1 << 16  # of a rank in a turn, by default
+PIECE_ROWS = 512  # rows that are worked on together on a CPU: four arrays of them fit a core's L2
+MOST_FLOATS = 1 << 28  # in one exchange
+OVERSHOOT = 1.0  # how far a row goes at most that all ranks move the same way, in moves of one of them
+GATHERED = 4  # ranks up to which everybody sends its bfloat16 deltas to everybody; more add them up in a ring
 _LONG = timedelta(hours=2)  # a rank that has died is torchrun's business; one that reads a corpus takes its time
 
 
@@ -58,12 +66,38 @@ def process_group(device: str = "cpu") -> Iterator[None]:
     if device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=_LONG)
+    store, number, ranks = next(dist.rendezvous("env://", timeout=_LONG))
+    store = dist.PrefixStore(_name_of_attempt(store, number, ranks), store)
+    dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=_LONG)
     try:
         yield
     finally:
         with contextlib.suppress(RuntimeError):  # the others may be gone already
             dist.destroy_process_group()
+
+
+def _name_of_attempt(store: dist.Store, number: int, ranks: int) -> str:
+    """A name that the processes of this attempt share, and those of no other.
+
+    torchrun keeps one store for all its attempts, and gloo would find in it the addresses of processes that have died.
+    Its restart count is no name: after a failure on one machine only that machine's agent counts. So rank 0 makes one
+    up, and tells each rank that says hello; what it finds of earlier attempts it greets in vain.
+    """
+    own = uuid.uuid4().hex
+    if number != 0:
+        store.set(f"w2v_ext/hello/{number}", own)
+        name = store.get(f"w2v_ext/welcome/{own}").decode()
+        store.set(f"w2v_ext/joined/{name}/{number}", "")
+        return name
+    missing = set(range(1, ranks))
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"w2v_ext/joined/{own}/{other}"]):
+                missing.remove(other)
+            elif store.check([f"w2v_ext/hello/{other}"]):
+                store.set(f"w2v_ext/welcome/{store.get(f'w2v_ext/hello/{other}').decode()}", own)
+        time.sleep(0.01)
+    return own
 
 
 @contextlib.contextmanager
@@ -79,29 +113,37 @@ def first_of_each_machine() -> Iterator[None]:
 
 
 @dataclass
-class _Tier:
-    """Rows of one table that are exchanged together."""
+class _Piece:
+    """Rows of one table that are exchanged together, few enough to stay in a core's cache from pass to pass."""
 
     rows: Tensor  # a view of the weights
     base: Tensor  # what all ranks last agreed on, float32
-    period: int  # in turns
-    given: Tensor | None = None  # this rank's delta that is under way,
-    sum: Tensor | None = None  # where everybody's are added up,
-    work: dist.Work | None = None  # and the exchange itself
+    given: Tensor  # this rank's delta that is under way; what its dtype rounds off stays in the rows, for the next time
+    moves: list[Tensor]  # everybody's deltas, or one sum of them
+    squares: Tensor | None  # where there is only the sum: the squared lengths of all deltas of a row, added up
 
-    def start(self) -> int:
-        self.given = self.rows.float() - self.base
-        self.sum = self.given.clone()
-        self.work = dist.all_reduce(self.sum, async_op=True)
-        return self.sum.numel() * self.sum.element_size()
+    def begin(self) -> None:
+        """Note what this rank has moved."""
+        self.given.copy_(self.rows - self.base)
+        if self.squares is not None:
+            self.moves[0].copy_(self.given)
+            self.squares.copy_(_squares(self.given))
 
-    def finish(self) -> None:
-        if self.work is None:
-            return
-        self.work.wait()
-        self.base += self.sum
-        self.rows += (self.sum - self.given).to(self.rows.dtype)  # what the others have moved
-        self.work = self.given = self.sum = None
+    def end(self, overshoot: float) -> None:
+        """Move by what everybody has given; by less, where that points the same way and would go too far."""
+        move = self.moves[0].to(torch.float32, copy=True)
+        for other in self.moves[1:]:
+            move += other
+        if overshoot:
+            squares = sum(_squares(one) for one in self.moves) if self.squares is None else self.squares
+            move *= (overshoot * squares / _squares(move).clamp_(min=1e-30)).clamp_(max=1)[:, None]
+        self.base += move
+        move -= self.given
+        self.rows += move  # what the others have moved
+
+
+def _squares(moves: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(moves, dim=1, dtype=torch.float32).square_()
 
 
 def tier_bounds(rows: int) -> list[tuple[int, int, int]]:
@@ -118,33 +160,61 @@ def tier_bounds(rows: int) -> list[tuple[int, int, int]]:
 class Ranks(Method):
     """A method whose data several processes share, each with weights of its own that follow one another.
 
-    All processes must call all methods in the same order. Memory: another float32 copy of the tables, and during an
-    exchange two more of the rows that take part.
+    All processes must call all methods in the same order. Memory: another float32 copy of the tables, and for exchanges
+    one in bfloat16 for each rank and one more; beyond 4 ranks two in float32.
 
     Args:
         inner: the method, with the same weights in every process.
         sync_every: positions that a rank trains on between two exchanges; 0 finds a number.
+        overshoot: c; of more than two ranks, a row moves by the sum S of the deltas d, or by less:
+            S min(1, c sum |d|^2 / |S|^2). So deltas that have nothing to do with one another add up, and where all are
+            the same the row goes c times as far as in one.
 
     Attributes:
         part: positions, of all ranks, that the trainer should ask for at a time.
         bytes_given: that this rank has put into exchanges.
     """
 
-    def __init__(self, inner: Method, sync_every: int = 0) -> None:
+    def __init__(self, inner: Method, sync_every: int = 0, overshoot: float = OVERSHOOT) -> None:
         self.inner, self.weights, self.length, self.device = inner, inner.weights, inner.length, inner.device
         self.sorted_tables = inner.sorted_tables
         self.ranks, self.rank = dist.get_world_size(), dist.get_rank()
         self.sync_every = sync_every or max(1024, min(MOST_IDS, self.length // (200 * self.ranks)))
         self.part = TURNS * self.ranks * self.sync_every
         self.bytes_given = 0
+        self._overshoot = overshoot if self.ranks > 2 else 0  # two throw a row as far beyond its balance at most
         self._turn = 0
-        self._tiers = [
-            _Tier(weight[first:last], weight[first:last].float().clone(), period)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Cut the tables into tiers and pieces: those of short periods first, so that an exchange is all up to one."""
+        tiers = [
+            (period, weight[first:last])
             for name, weight in self.weights.items()
             for first, last, period in (
                 tier_bounds(len(weight)) if name in self.sorted_tables else [(0, len(weight), UNSORTED_PERIOD)]
             )
         ]
+        tiers.sort(key=lambda tier: tier[0])
+        most = PIECE_ROWS if self.device.type == "cpu" else 1 << 40
+        pieces = [(period, rows) for period, tier in tiers for rows in tier.split(most)]
+        gathers = self.ranks <= GATHERED
+        floats = sum(rows.numel() + (0 if gathers else len(rows)) for _, rows in pieces)
+        kind = {"device": self.device, "dtype": torch.bfloat16 if gathers else torch.float32}
+        self._given = torch.empty(floats, **kind)
+        self._everybody = torch.empty(self.ranks if gathers else 1, floats, **kind)
+        self._pieces: list[_Piece] = []
+        self._ends: dict[int, tuple[int, int]] = {}  # of each period: how many pieces and floats up to there
+        at = 0
+        for period, rows in pieces:
+            end = at + rows.numel()
+            given, *moves = (flat[at:end].view(rows.shape) for flat in (self._given, *self._everybody))
+            at = end + (0 if gathers else len(rows))
+            squares = None if gathers else self._everybody[0, end:at]
+            self._pieces.append(_Piece(rows, rows.float().clone(), given, moves, squares))
+            self._ends[period] = len(self._pieces), at
+        self._under_way: list[_Piece] = []
+        self._works: list[dist.Work] = []
 
     @property
     def writes(self) -> bool:
@@ -154,8 +224,7 @@ class Ranks(Method):
     def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
         """Train on this rank's parts of ``begin`` to ``end``; gives the sums over all ranks."""
         sums = torch.zeros(3, dtype=torch.float64)
-        turn = self.ranks * self.sync_every
-        for start in range(begin, end, turn):
+        for start in range(begin, end, self.ranks * self.sync_every):
             first = min(start + self.rank * self.sync_every, end)
             last = min(first + self.sync_every, end)
             if first < last:
@@ -167,22 +236,42 @@ class Ranks(Method):
 
     def _exchange(self) -> None:
         self._turn += 1
-        for tier in self._tiers:
-            tier.finish()
-        for tier in self._tiers:
-            if self._turn % tier.period == 0:
-                self.bytes_given += tier.start()
+        self._finish()
+        period = max((period for period in self._ends if self._turn % period == 0), default=0)
+        if period:
+            self._start(period)
+
+    def _start(self, period: int) -> None:
+        """Begin to exchange all rows of this period and of shorter ones."""
+        pieces, floats = self._ends[period]
+        self._under_way = self._pieces[:pieces]
+        for piece in self._under_way:
+            piece.begin()
+        for start in range(0, floats, MOST_FLOATS):
+            place = slice(start, min(start + MOST_FLOATS, floats))
+            if self.ranks <= GATHERED:
+                everybody = [moves[place] for moves in self._everybody]
+                self._works.append(dist.all_gather(everybody, self._given[place], async_op=True))
+            else:
+                self._works.append(dist.all_reduce(self._everybody[0, place], async_op=True))
+        self.bytes_given += self._given.element_size() * floats
+
+    def _finish(self) -> None:
+        """Take in what is under way."""
+        for work in self._works:
+            work.wait()
+        for piece in self._under_way:
+            piece.end(self._overshoot)
+        self._works, self._under_way = [], []
 
     def settle(self) -> None:
         """Exchange everything, and wait: all ranks have the same bits afterwards."""
-        for tier in self._tiers:
-            tier.finish()
-        for tier in self._tiers:
-            self.bytes_given += tier.start()
-        for tier in self._tiers:
-            tier.finish()
-            tier.rows.copy_(tier.base)
-            tier.base.copy_(tier.rows)  # where the weights are of a shorter type
+        self._finish()
+        self._start(max(self._ends))
+        self._finish()
+        for piece in self._pieces:
+            piece.rows.copy_(piece.base)
+            piece.base.copy_(piece.rows)  # where the weights are of a shorter type
         self._turn = 0
 
     def follow(self, state: Any) -> Any:
@@ -190,10 +279,10 @@ class Ranks(Method):
         box = [state]
         dist.broadcast_object_list(box)
         if box[0] is not None:
-            for tier in self._tiers:
-                tier.base.copy_(tier.rows)
-                dist.broadcast(tier.base, 0)
-                tier.rows.copy_(tier.base)
+            for piece in self._pieces:
+                piece.base.copy_(piece.rows)
+                dist.broadcast(piece.base, 0)
+                piece.rows.copy_(piece.base)
             self._turn = 0
         return box[0]
 

@@ -255,8 +255,9 @@ class Trainer:
         return seconds
 
     def _finish_epoch(self) -> None:
+        state, start = self.state, time.perf_counter()
         self.method.settle()
-        state = self.state
+        state.train_seconds += time.perf_counter() - start
         state.losses.append(state.epoch_loss / state.epoch_pairs if state.epoch_pairs else None)
         state.epoch += 1
         state.position, state.epoch_loss, state.epoch_pairs = 0, 0.0, 0
