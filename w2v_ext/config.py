@@ -246,7 +246,7 @@ class TrainConfig:
     @classmethod
     def for_model(cls, model: str, **settings: Any) -> TrainConfig:
         """A configuration with the usual settings of a model where none are given: GloVe's window, epochs and lr."""
-        return cls(**{"model": model, **DEFAULTS_OF_A_MODEL.get(model, {}), **settings})
+        return cls(**{"model": model, **DEFAULTS_OF_A_MODEL.get(str(model), {}), **settings})
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any], source: str = "settings") -> TrainConfig:
