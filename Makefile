@@ -1,7 +1,7 @@
 # `make check` does what CI does, in the environment at hand.
 PYTHON ?= python
 
-.PHONY: check lint format test cuda bench sanitize sanitize-threads fuzz
+.PHONY: check lint format test cuda bench docs sanitize sanitize-threads fuzz
 
 check: lint cuda test
 
@@ -32,6 +32,14 @@ bench:
 	$(PYTHON) -m pytest bench/test_loss_bench.py --benchmark-only --benchmark-json=bench/results/loss-cpu.json
 	$(PYTHON) bench/scaling.py --corpus $(CORPUS) --tokens 1000000000 --out bench/results/scaling-cpu.json
 	$(PYTHON) bench/tables.py
+
+# The API's pages from the docstrings, into build/api (needs the extra `docs`); warnings are errors.
+PACKAGES = w2v_ext w2v_ext.classify w2v_ext.formats w2v_ext.methods w2v_ext.seq2seq
+MODULES = $(subst /,.,$(basename $(shell git ls-files 'w2v_ext/*.py' | grep -v '/_')))
+docs:
+	rm -rf build/api
+	$(PYTHON) -W error::UserWarning -W 'ignore:The module specification:UserWarning' \
+		-W 'ignore:Error parsing type annotation:UserWarning' -m pdoc --docformat google --math -o build/api $(PACKAGES) $(MODULES)
 
 # The native code under AddressSanitizer and UBSan, and under ThreadSanitizer: some minutes, most of them for the first
 # build, which is kept.
