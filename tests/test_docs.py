@@ -41,9 +41,10 @@ def run_page(path, folder):
     programs.mkdir()
     (programs / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (programs / "python").chmod(0o755)
+    beside = Path(sys.executable).parent  # torchrun, in an environment that need not be activated
     environment = {
         **os.environ,
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join([str(programs), os.environ["PATH"], str(beside)]),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
     names = {"__name__": "__main__"}

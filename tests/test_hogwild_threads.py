@@ -23,10 +23,10 @@ def corpus():
 MODELS = {
     "skipgram": {},
     "skipgram-hs": {"loss": "hs"},
-    "skipgram-softmax": {"loss": "softmax"},
+    "skipgram-softmax": {"loss": "softmax", "lr": 0.002},
     "cbow": {"model": "cbow"},
     "cbow-hs": {"model": "cbow", "loss": "hs"},
-    "fasttext": {"model": "fasttext", "buckets": 500, "min_n": 1, "max_n": 2},
+    "fasttext": {"model": "fasttext", "lr": 0.005, "buckets": 500, "min_n": 1, "max_n": 2},
     "fasttext-cbow": {"model": "fasttext-cbow", "buckets": 500, "min_n": 1, "max_n": 2},
     "glove": {"model": "glove"},
 }

@@ -14,6 +14,7 @@ the next turn is trained.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 import uuid
@@ -168,7 +169,7 @@ class Ranks(Method):
         sync_every: positions that a rank trains on between two exchanges; 0 finds a number.
         overshoot: c; of more than two ranks, a row moves by the sum S of the deltas d, or by less:
             S min(1, c sum |d|^2 / |S|^2). So deltas that have nothing to do with one another add up, and where all are
-            the same the row goes c times as far as in one.
+            the same the row goes c times as far as in one. Infinity: always by S.
 
     Attributes:
         part: positions, of all ranks, that the trainer should ask for at a time.
@@ -182,7 +183,8 @@ class Ranks(Method):
         self.sync_every = sync_every or max(1024, min(MOST_IDS, self.length // (200 * self.ranks)))
         self.part = TURNS * self.ranks * self.sync_every
         self.bytes_given = 0
-        self._overshoot = overshoot if self.ranks > 2 else 0  # two throw a row as far beyond its balance at most
+        bounded = self.ranks > 2 and math.isfinite(overshoot)  # two throw a row as far beyond its balance at most
+        self._overshoot = overshoot if bounded else 0
         self._turn = 0
         self._lay_out()
 

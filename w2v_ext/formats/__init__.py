@@ -9,6 +9,7 @@ are really there. Files are written under a temporary name and renamed when comp
 from any of them to any other.
 """
 
+from ..files import FormatError
 from .collect import ReadOptions
 from .counts import read_counts, write_counts
 from .fasttext import FastTextModel, load_fasttext_bin
@@ -21,6 +22,7 @@ __all__ = [
     "FORMATS",
     "FastTextModel",
     "Format",
+    "FormatError",
     "ReadOptions",
     "VectorTable",
     "find_format",
