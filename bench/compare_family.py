@@ -64,6 +64,13 @@ ROWS = {
     "skipgram-hs": Row(gensim_and_ours({"sg": 1, **HS}, {"model": "skipgram", "loss": "hs"})),
     "fasttext": Row(fasttext_and_ours("skipgram", "fasttext"), FASTTEXT),
     "fasttext-cbow": Row(fasttext_and_ours("cbow", "fasttext-cbow"), FASTTEXT),
+    "softmax": Row(  # both over the words that occur 1,000 times
+        {
+            "negatives": ("w2v_ext", {"model": "skipgram"}),
+            "w2v_ext": ("w2v_ext", {"model": "skipgram", "loss": "softmax"}),
+        },
+        {"min_count": 1000},
+    ),
     "cbow-hs": Row(gensim_and_ours({"sg": 0, **HS}, {"model": "cbow", "loss": "hs", **MEAN})),
 }
 

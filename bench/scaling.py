@@ -4,11 +4,11 @@
     python bench/scaling.py --corpus imdb.txt --tokens 1_000_000_000 --out bench/results/scaling-cpu.json
 
 Generated text: words by Zipf's law, sentences of 20 words, sample 1e-3, window 5, 5 negatives. Every figure is the
-median of `--rounds` runs (at most 3 of the largest vocabulary), the threads in turns within a round. A run is two
-epochs, of which the second is timed: in the first one the system finds memory for the tables. `--corpus` adds the
-threads' figures on a text of one's own and the memory of a whole run on it, `--tokens` a run over that many generated
-tokens. `--parts` measures some of it and keeps what `--out` holds of the rest, if the machine and the versions are the
-same.
+median of `--rounds` passes after one to warm up; threads take turns within a round. (With more than a million words: of
+the second epoch of 2 rounds, as in the first the system finds memory for the tables, which takes longer.) `--corpus`
+adds the threads' figures on a text of one's own and the memory of a whole run on it, `--tokens` a run over that many
+generated tokens. `--parts` measures some of it and keeps what `--out` holds of the rest, if the machine and the
+versions are the same.
 """
 
 from __future__ import annotations
@@ -56,20 +56,22 @@ def zipf_corpus(vocab: int, ids: np.ndarray) -> Corpus:
     return Corpus(Path("."), ids, words, meta)
 
 
-def speed(corpus: Corpus, dim: int, threads: int) -> float:
-    """Raw words per second of training, in the second of two epochs."""
-    trainer = w2v_ext.Trainer(corpus, w2v_ext.TrainConfig(dim=dim, epochs=2, threads=threads))
-    marks: list[float] = []
-    trainer.fit(on_epoch=lambda trainer: marks.append(trainer.state.train_seconds))
-    return corpus.num_tokens / (marks[1] - marks[0])
+def speed(corpus: Corpus, dim: int, threads: int, epochs: int = 1) -> float:
+    """Raw words per second of the last epoch."""
+    trainer = w2v_ext.Trainer(corpus, w2v_ext.TrainConfig(dim=dim, epochs=epochs, threads=threads))
+    ends = [time.perf_counter()]
+    trainer.fit(on_epoch=lambda _: ends.append(time.perf_counter()))
+    return corpus.num_tokens / (ends[-1] - ends[-2])
 
 
-def measure(corpus: Corpus, dim: int, threads: tuple[int, ...], rounds: int) -> dict:
+def measure(corpus: Corpus, dim: int, threads: tuple[int, ...], rounds: int, epochs: int = 1) -> dict:
     """Speeds for each number of threads, in turns, and each round's ratio of the last to the first."""
     runs: dict[int, list[float]] = {t: [] for t in threads}
-    for _ in range(rounds):
+    for round_ in range(rounds + 1):
         for t in threads:
-            runs[t].append(speed(corpus, dim, t))
+            rate = speed(corpus, dim, t, epochs)
+            if round_ > 0:
+                runs[t].append(rate)
     result: dict = {f"threads_{t}": spread(rates) for t, rates in runs.items()}
     if len(threads) > 1:
         result["ratio"] = spread([b / a for a, b in zip(runs[threads[0]], runs[threads[-1]], strict=True)])
@@ -193,7 +195,10 @@ def main() -> None:
         report["vocabulary"] = {}
         for vocab in VOCABS:
             zipf = zipf_corpus(vocab, zipf_ids(vocab, 4_000_000))
-            report["vocabulary"][vocab] = measure(zipf, 100, both, min(args.rounds, 3) if vocab > 1e6 else args.rounds)
+            large = vocab > 1_000_000
+            report["vocabulary"][vocab] = measure(
+                zipf, 100, both, min(args.rounds, 2) if large else args.rounds, 2 if large else 1
+            )
             note(f"vocabulary {vocab}", report["vocabulary"][vocab])
     if "dim" in args.parts:
         report["dim"] = {}

@@ -77,6 +77,8 @@ def loss() -> list[str]:
     lines = ["| | " + " | ".join(f"B {batch:,}" for batch in batches) + " |", "|---" * (len(batches) + 1) + "|"]
     best = {batch: min(medians[side, batch] for side in ("eager", "sparse", "compiled")) for batch in batches}
     for side, name in names.items():
+        if (side, batches[0]) not in medians:
+            continue
         cells = []
         for batch in batches:
             value = medians[side, batch]
