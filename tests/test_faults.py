@@ -184,7 +184,8 @@ def test_killed_while_the_cache_is_built_beside_another_that_builds_it(tmp_path)
             Corpus.open(entry).verify()
             shutil.rmtree(entry)
     both = [build(source, cache) for _ in range(2)]
-    wait_until(lambda: begun(both[0]) and begun(both[1]), both[0])
+    for process in both:
+        wait_until(lambda: begun(process), process)  # noqa: B023
     both[0].kill()
     printed, error = both[1].communicate(timeout=60)
     both[0].communicate()
