@@ -119,16 +119,22 @@ def test_where_the_order_is_cut_changes_nothing_with_one_thread(loss):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_threads_train_the_same_model_but_for_the_order(loss):
-    """With a small step the order matters in second order only: what was learnt must be the same sum."""
-    lr, moves = 1e-3, []
-    for threads in (1, 4):
+    """With a small step the order matters in second order only: what was learnt must be the same sum.
+
+    Where the system stops a thread between reading and writing a row, what others add to it meanwhile is lost, now and
+    then a good part of it; so this looks at the median of a few runs.
+    """
+
+    def moves(threads):
         case = make_case(loss, 12, 5, lines=400, num_rows=20_000, num_words=500)
         before = [w.clone() for w in case[0]]
-        _, examples = train(case, loss, threads=threads, lr=lr)
-        moves.append([(w - b).double() for w, b in zip(case[0], before, strict=True)])
+        _, examples = train(case, loss, threads=threads, lr=1e-3)
         assert examples > 350
-    for one, four in zip(*moves, strict=True):
-        assert float((one - four).norm() / one.norm()) < 0.05
+        return [(w - b).double() for w, b in zip(case[0], before, strict=True)]
+
+    alone, together = moves(1), [moves(4) for _ in range(5)]
+    for part, one in enumerate(alone):
+        assert np.median([float((one - four[part]).norm() / one.norm()) for four in together]) < 0.05
 
 
 @pytest.mark.parametrize("kernels", ["avx512", "avx2", "portable"])
