@@ -309,3 +309,18 @@ def test_word_out_of_range_is_named():
         train(weights, ids, alias, keep)
     with pytest.raises(IndexError, match="ids: word 30"):
         train(weights, ids, alias, keep, threads=2)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_numbers_too_small_for_full_speed_are_zeros(threads):
+    """Scores near 90, as words have that noise never separates, make coefficients below 1e-38, slow to compute with."""
+    weights = [padded_weight(3, 16) for _ in range(2)]
+    weights[0][:2, :2] = torch.tensor([20.0, 1.0])
+    weights[1][:2, 0] = 4.6
+    keep = keep_thresholds(np.ones(3))
+    noise = w2v_ext.alias_table(torch.tensor([0.0, 0.0, 1.0]))
+    train(weights, torch.tensor([0, 1, -1], dtype=torch.int32), noise, keep, threads=threads)
+    assert weights[1][2, 0] != 0  # it has trained
+    for weight in weights:
+        assert not ((weight != 0) & (weight.abs() < 1e-38)).any()
+    assert torch.tensor(1e-39) * 0.5 > 0  # and this thread computes as before
