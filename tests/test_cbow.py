@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from test_sgns_kernel import KERNELS, make_case
-from test_softmax import assert_learns_the_planted_meaning, assert_resumes, in_process, planted_corpus
+from instruction_sets import KERNELS, in_process
+from test_sgns_kernel import make_case
+from test_softmax import assert_learns_the_planted_meaning, assert_resumes, planted_corpus
 
 from w2v_ext import TrainConfig, Trainer, corpus_from_sequences, family_ops, reference_epochs
 from w2v_ext.tables import keep_thresholds, padded_weight

@@ -1,15 +1,10 @@
 """Hierarchical softmax, for skip-gram and CBOW: against autograd, and against the NumPy emulation."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from test_sgns_kernel import KERNELS, make_case
+from instruction_sets import KERNELS, in_process
+from test_sgns_kernel import make_case
 
 from w2v_ext import (
     CorpusOptions,
@@ -25,21 +20,6 @@ from w2v_ext.synthetic import BUILTIN_CLASSES, write_builtin_corpus
 from w2v_ext.tables import keep_thresholds
 from w2v_ext.train import main
 from w2v_ext.trainer import Interrupted
-
-
-def in_process(kernels, code):
-    """What code prints as JSON, in a process with these kernels; the test is skipped where the machine lacks them."""
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "W2V_EXT_CPU": kernels, "PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
-    if "and a machine that has it" in result.stderr:
-        pytest.skip(f"this machine lacks {kernels}")
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 @pytest.fixture(scope="module")

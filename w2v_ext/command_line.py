@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,20 @@ def run_command(action: Callable[[], object]) -> int:
         print(f"error: {_plain(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def run_subcommand(
+    commands: dict[str, Callable[[list[str]], object]], description: str, arguments: Sequence[str] | None
+) -> int:
+    """Run the command that the first argument names with the others, as :func:`run_command` does; gives its status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(description, file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    if arguments[0] not in commands:
+        print(f"error: command: expected one of {', '.join(commands)}, got {arguments[0]!r}", file=sys.stderr)
+        return 2
+    return run_command(lambda: commands[arguments[0]](arguments[1:]))
 
 
 def _plain(error: BaseException) -> str:

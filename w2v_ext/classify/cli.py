@@ -14,7 +14,7 @@ import tyro
 from tqdm import tqdm
 
 from .. import _text
-from ..command_line import progress_bar, run_command
+from ..command_line import progress_bar, run_subcommand
 from ..json_values import json_text
 from ..sources import SourceFile, describe_error, read_chunks
 from ..train import make_writable
@@ -204,15 +204,8 @@ COMMANDS = {"train": _train, "test": _test, "predict": _predict}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; gives its exit status: 0, 2 for bad input, 130 when interrupted."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(DESCRIPTION, file=sys.stdout if arguments else sys.stderr)
-        return 0 if arguments else 2
-    if arguments[0] not in COMMANDS:
-        print(f"error: command: expected one of {', '.join(COMMANDS)}, got {arguments[0]!r}", file=sys.stderr)
-        return 2
     try:
-        return run_command(lambda: COMMANDS[arguments[0]](arguments[1:]))
+        return run_subcommand(COMMANDS, DESCRIPTION, arguments)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..command_line import run_command
+from ..command_line import run_subcommand
 from ..trainer import Interrupted, TrainingError
 from .config import Seq2SeqConfig
 from .decoding import SearchOptions
@@ -274,15 +274,8 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; gives its exit status: 0, 2 for bad input, 130 when interrupted, 143 after SIGTERM."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(DESCRIPTION, file=sys.stdout if arguments else sys.stderr)
-        return 0 if arguments else 2
-    if arguments[0] not in COMMANDS:
-        print(f"error: command: expected one of {', '.join(COMMANDS)}, got {arguments[0]!r}", file=sys.stderr)
-        return 2
     try:
-        return run_command(lambda: COMMANDS[arguments[0]](arguments[1:]))
+        return run_subcommand(COMMANDS, DESCRIPTION, arguments)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
