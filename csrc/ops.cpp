@@ -150,6 +150,15 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
   m.def(
       "ngram_rows_(Tensor(a!) bucket_rows, Tensor tokens, Tensor ends, Tensor hashes, Tensor lines, int word_ngrams, "
       "int first, int threads) -> (Tensor rows, Tensor ends, int next)");
+  // Several ranks that train the same rows (N, D) float32: what this one, `own`, has moved by since all agreed on base
+  // goes into moves (R, N, D) bfloat16; and from everybody's moves base moves by their sum, rows by what the others
+  // moved. The sum S of moves d is shortened to S min(1, overshoot sum |d|^2 / |S|^2); not so if overshoot is 0.
+  m.def("give_rows_(Tensor(a!) moves, Tensor rows, Tensor base, int own) -> ()");
+  m.def("take_rows_(Tensor(a!) rows, Tensor(b!) base, Tensor moves, int own, float overshoot) -> ()");
+  // In memory that several processes share, counts (R,) int64: counts[own] = count, after all that was written before;
+  // and whether all have come to `count` within so many seconds, with all that was written before seen after.
+  m.def("post_count_(Tensor(a!) counts, int own, int count) -> ()");
+  m.def("counts_reach(Tensor counts, int count, float seconds) -> bool");
   // The instruction set that the CPU kernels use here.
   m.def("cpu_kernels() -> str");
 }

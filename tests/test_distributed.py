@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 
 import w2v_ext
 from w2v_ext.checkpoints import CHECKPOINT
-from w2v_ext.distributed import Ranks, _Piece, tier_bounds
+from w2v_ext.distributed import Ranks, tier_bounds
+from w2v_ext.exchange import GatheredRows, SummedRows, give_rows_, take_rows_
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 
@@ -41,9 +42,12 @@ class Counter(Method):
             weight.index_add_(0, self.ids[begin:end], torch.ones(end - begin, 3))
         return 0.5 * (end - begin), end - begin, 2 * (end - begin)
 
+if sys.argv[3] == "sockets":
+    distributed.shared_by_all_ranks = lambda size: None
 ids = torch.from_numpy(np.random.default_rng(0).zipf(1.2, 5000).clip(1, 3000) - 1)
 with distributed.process_group():
     ranks = distributed.Ranks(Counter(ids), sync_every=int(sys.argv[1]), overshoot=math.inf)
+    assert (ranks._signals is not None) == (sys.argv[3] == "memory")
     sums = np.zeros(3)
     for begin in range(0, len(ids), 1234):
         sums += ranks.train(0, begin, min(begin + 1234, len(ids)))
@@ -80,11 +84,14 @@ def finish(process, status=0):
     return printed, error
 
 
-@pytest.mark.parametrize(("count", "sync_every"), [(2, 5), (5, 64), pytest.param(3, 64, marks=pytest.mark.slow)])
-def test_every_move_of_every_rank_counts_once(tmp_path, count, sync_every):
+@pytest.mark.parametrize(
+    ("count", "sync_every", "through"),
+    [(2, 5, "memory"), (2, 5, "sockets"), (5, 64, "ring"), pytest.param(3, 64, "memory", marks=pytest.mark.slow)],
+)
+def test_every_move_of_every_rank_counts_once(tmp_path, count, sync_every, through):
     script = tmp_path / "count.py"
     script.write_text(COUNTING)
-    finish(torchrun(count, script, sync_every, tmp_path))
+    finish(torchrun(count, script, sync_every, tmp_path, through))
     assert len(list(tmp_path.glob("done-*"))) == count
 
 
@@ -92,22 +99,17 @@ def pieces_after_an_exchange(deltas, gathered, overshoot):
     """Where two rows of each rank are after an exchange of their deltas (R, 2, D), all from zero."""
     ranks, shape = len(deltas), deltas.shape[1:]
     if gathered:
-        everybody = [torch.empty(shape, dtype=torch.bfloat16) for _ in range(ranks)]
-        pieces = [
-            _Piece(d.clone(), torch.zeros(shape), mine, everybody, None)
-            for d, mine in zip(deltas, everybody, strict=True)
-        ]
+        moves = torch.empty(ranks, *shape, dtype=torch.bfloat16)
+        pieces = [GatheredRows(d.clone(), torch.zeros(shape), moves, rank) for rank, d in enumerate(deltas)]
     else:
-        pieces = [
-            _Piece(d.clone(), torch.zeros(shape), torch.empty(shape), [torch.empty(shape)], torch.empty(shape[0]))
-            for d in deltas
-        ]
+        empty = [torch.empty(shape), torch.empty(shape), torch.empty(shape[0])]
+        pieces = [SummedRows(d.clone(), torch.zeros(shape), *(x.clone() for x in empty)) for d in deltas]
     for piece in pieces:
         piece.begin()
     if not gathered:  # the ring
-        moves, squares = sum(p.moves[0] for p in pieces), sum(p.squares for p in pieces)
+        moves, squares = sum(p.move for p in pieces), sum(p.squares for p in pieces)
         for piece in pieces:
-            piece.moves, piece.squares = [moves.clone()], squares
+            piece.move, piece.squares = moves.clone(), squares
     for piece in pieces:
         piece.end(overshoot)
     return [piece.rows for piece in pieces]
@@ -128,6 +130,82 @@ def test_what_bfloat16_rounds_off_is_kept_for_the_next_exchange():
     first, second = pieces_after_an_exchange(deltas, True, 0)
     assert second[0, 0] == 1.0
     assert first[0, 0] == pytest.approx(1.001, abs=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 1), (4, 300, 100), (3, 257, 129), (2, 0, 7), (1, 1, 16)])
+@pytest.mark.parametrize("overshoot", [0, 0.5])
+def test_fused_exchange_equals_pytorch(shape, overshoot, monkeypatch):
+    ranks, count, dim = shape
+    rng = torch.Generator().manual_seed(0)
+    rows, base = torch.randn(count, dim + 3, generator=rng)[:, :dim], torch.randn(count, dim, generator=rng)
+    flat = torch.randn(ranks, 2 + count * dim, generator=rng).bfloat16()
+    sides = []
+    for fused in (True, False):
+        monkeypatch.setattr(GatheredRows, "_fused", fused)
+        moves = flat.clone()[:, 1 : 1 + count * dim].unflatten(1, (count, dim))
+        padded = torch.cat([rows, torch.full((count, 2), 7.0)], 1)
+        side = GatheredRows(padded[:, :dim], base.clone(), moves, ranks - 1)
+        side.begin()
+        given = side.moves.clone()
+        side.end(overshoot)
+        assert padded[:, dim:].eq(7).all()
+        sides.append((given, side.rows, side.base))
+    (given, *ours), (expected, *theirs) = sides
+    assert torch.equal(given, expected)
+    torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": torch.zeros(4, 3, dtype=torch.float64)}, "rows: expected a float32 tensor"),
+        ({"rows": torch.zeros(3, 4).T}, "rows: expected a float32 tensor .* contiguous rows"),
+        ({"rows": torch.zeros(1, 3).expand(4, 3)}, "rows: expected rows that do not overlap"),
+        ({"base": torch.zeros(3, 3)}, r"base: expected .* shape of rows, \(4, 3\), got shape \(3, 3\)"),
+        ({"moves": torch.zeros(2, 4, 3)}, "moves: expected a bfloat16 tensor"),
+        ({"moves": torch.zeros(2, 3, 4, dtype=torch.bfloat16).mT}, "moves: expected contiguous numbers of each rank"),
+        ({"own": 2}, "own: expected a rank from 0 to 1, got 2"),
+        ({"overshoot": -1.0}, "overshoot: expected a finite number >= 0, got -1"),
+    ],
+)
+def test_exchange_refuses(change, message):
+    given = {"rows": torch.zeros(4, 3), "base": torch.zeros(4, 3), "own": 0, "overshoot": 0.0}
+    given |= {"moves": torch.zeros(2, 4, 3, dtype=torch.bfloat16), **change}
+    with pytest.raises(ValueError, match=message):
+        take_rows_(given["rows"], given["base"], given["moves"], given["own"], given["overshoot"])
+    if "overshoot" not in change:
+        with pytest.raises(ValueError, match=message):
+            give_rows_(given["moves"], given["rows"], given["base"], given["own"])
+
+
+SHARING = """
+import sys, torch, torch.distributed as dist
+from w2v_ext import distributed, shared_memory
+from w2v_ext.exchange import Signals
+
+with distributed.process_group():
+    own = dist.get_rank()
+    if own == 1 and sys.argv[1] != "whole":  # as if it were on another machine, or in another container
+        shared_memory._opened = lambda *_: None
+    memory = shared_memory.shared_by_all_ranks(24)
+    assert (memory is not None) == (sys.argv[1] == "whole"), memory
+    if memory is not None:
+        assert memory.tolist() == [0] * 24
+        signals = Signals(memory[8:].view(torch.int64), own)
+        if own == 1:
+            memory[3] = 7
+        signals.post(own + 1)
+        assert torch.ops.w2v_ext.counts_reach(signals.counts, 1, 60.0)
+        assert memory[3] == 7
+        assert not torch.ops.w2v_ext.counts_reach(signals.counts, 2, 0.01)
+"""
+
+
+@pytest.mark.parametrize("case", ["whole", "elsewhere"])
+def test_ranks_of_one_machine_share_memory_or_none_does(tmp_path, case):
+    script = tmp_path / "share.py"
+    script.write_text(SHARING)
+    finish(torchrun(2, script, case))
 
 
 @pytest.mark.parametrize("rows", [1, 255, 256, 257, 2048, 49_192, 5_000_000])

@@ -19,7 +19,6 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -27,7 +26,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .exchange import GatheredRows, Signals, SummedRows
 from .methods.base import Method
+from .shared_memory import shared_by_all_ranks
 
 FIRST_TIER, TIER_GROWTH = 256, 8  # rows that are exchanged in every turn; each further tier has so many times the rows
 PERIOD_GROWTH, LONGEST_PERIOD = 4, 64  # and is exchanged so many times more rarely, down to every 64th turn
@@ -113,40 +114,6 @@ def first_of_each_machine() -> Iterator[None]:
         dist.barrier()
 
 
-@dataclass
-class _Piece:
-    """Rows of one table that are exchanged together, few enough to stay in a core's cache from pass to pass."""
-
-    rows: Tensor  # a view of the weights
-    base: Tensor  # what all ranks last agreed on, float32
-    given: Tensor  # this rank's delta that is under way; what its dtype rounds off stays in the rows, for the next time
-    moves: list[Tensor]  # everybody's deltas, or one sum of them
-    squares: Tensor | None  # where there is only the sum: the squared lengths of all deltas of a row, added up
-
-    def begin(self) -> None:
-        """Note what this rank has moved."""
-        self.given.copy_(self.rows - self.base)
-        if self.squares is not None:
-            self.moves[0].copy_(self.given)
-            self.squares.copy_(_squares(self.given))
-
-    def end(self, overshoot: float) -> None:
-        """Move by what everybody has given; by less, where that points the same way and would go too far."""
-        move = self.moves[0].to(torch.float32, copy=True)
-        for other in self.moves[1:]:
-            move += other
-        if overshoot:
-            squares = sum(_squares(one) for one in self.moves) if self.squares is None else self.squares
-            move *= (overshoot * squares / _squares(move).clamp_(min=1e-30)).clamp_(max=1)[:, None]
-        self.base += move
-        move -= self.given
-        self.rows += move  # what the others have moved
-
-
-def _squares(moves: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(moves, dim=1, dtype=torch.float32).square_()
-
-
 def tier_bounds(rows: int) -> list[tuple[int, int, int]]:
     """The rows of a table sorted by frequency as (first, last, period in turns)."""
     bounds, first, last, period = [], 0, FIRST_TIER, 1
@@ -162,7 +129,7 @@ class Ranks(Method):
     """A method whose data several processes share, each with weights of its own that follow one another.
 
     All processes must call all methods in the same order. Memory: another float32 copy of the tables, and for exchanges
-    one in bfloat16 for each rank and one more; beyond 4 ranks two in float32.
+    one in bfloat16 for each rank (two, which all have in common, on one machine); beyond 4 ranks two in float32.
 
     Args:
         inner: the method, with the same weights in every process.
@@ -198,25 +165,46 @@ class Ranks(Method):
             )
         ]
         tiers.sort(key=lambda tier: tier[0])
-        most = PIECE_ROWS if self.device.type == "cpu" else 1 << 40
-        pieces = [(period, rows) for period, tier in tiers for rows in tier.split(most)]
         gathers = self.ranks <= GATHERED
+        most = PIECE_ROWS if self.device.type == "cpu" and not gathers else 1 << 40
+        pieces = [(period, rows) for period, tier in tiers for rows in tier.split(most)]
+        # Where the sums of moves travel, those of their squares travel with them.
         floats = sum(rows.numel() + (0 if gathers else len(rows)) for _, rows in pieces)
-        kind = {"device": self.device, "dtype": torch.bfloat16 if gathers else torch.float32}
-        self._given = torch.empty(floats, **kind)
-        self._everybody = torch.empty(self.ranks if gathers else 1, floats, **kind)
-        self._pieces: list[_Piece] = []
+        self._moves = buffers = self._buffers(floats, gathers)
+        self._layouts: list[list[GatheredRows | SummedRows]] = [[] for _ in buffers]
         self._ends: dict[int, tuple[int, int]] = {}  # of each period: how many pieces and floats up to there
         at = 0
         for period, rows in pieces:
-            end = at + rows.numel()
-            given, *moves = (flat[at:end].view(rows.shape) for flat in (self._given, *self._everybody))
-            at = end + (0 if gathers else len(rows))
-            squares = None if gathers else self._everybody[0, end:at]
-            self._pieces.append(_Piece(rows, rows.float().clone(), given, moves, squares))
-            self._ends[period] = len(self._pieces), at
-        self._under_way: list[_Piece] = []
+            base, end = rows.float().clone(memory_format=torch.contiguous_format), at + rows.numel()
+            for layout, buffer in zip(self._layouts, buffers, strict=True):
+                moves = buffer[:, at:end].unflatten(1, rows.shape)
+                if gathers:
+                    layout.append(GatheredRows(rows, base, moves, self.rank))
+                else:
+                    squares = buffer[0, end : end + len(rows)]
+                    layout.append(SummedRows(rows, base, torch.empty_like(base), moves[0], squares))
+            at = end if gathers else end + len(rows)
+            self._ends[period] = len(self._layouts[0]), at
+        self._begun = 0
+        self._under_way: list[GatheredRows | SummedRows] = []
         self._works: list[dist.Work] = []
+
+    def _buffers(self, floats: int, gathers: bool) -> list[Tensor]:
+        """Where moves lie: (R, floats) bfloat16, everybody's, or (1, floats) float32, their sum.
+
+        Two in turns where all ranks have them in common: there nobody has to copy what the others have moved, and while
+        one is read, the other is written.
+        """
+        self._signals: Signals | None = None
+        if not gathers:
+            return [torch.empty(1, floats, dtype=torch.float32, device=self.device)]
+        shape = (2, self.ranks, floats)
+        shared = shared_by_all_ranks(8 * self.ranks + 2 * math.prod(shape)) if self.device.type == "cpu" else None
+        if shared is None:
+            return [torch.empty(self.ranks, floats, dtype=torch.bfloat16, device=self.device)]
+        counts, moves = shared.split([8 * self.ranks, 2 * math.prod(shape)])
+        self._signals = Signals(counts.view(torch.int64), self.rank)
+        return list(moves.view(torch.bfloat16).view(shape))
 
     @property
     def writes(self) -> bool:
@@ -246,20 +234,32 @@ class Ranks(Method):
     def _start(self, period: int) -> None:
         """Begin to exchange all rows of this period and of shorter ones."""
         pieces, floats = self._ends[period]
-        self._under_way = self._pieces[:pieces]
+        buffer = self._moves[self._begun % len(self._moves)]
+        self._under_way = self._layouts[self._begun % len(self._layouts)][:pieces]
+        self._begun += 1
         for piece in self._under_way:
             piece.begin()
+        self.bytes_given += buffer.element_size() * floats
+        if self._signals is not None:
+            self._signals.post(self._begun)
+            return
         for start in range(0, floats, MOST_FLOATS):
             place = slice(start, min(start + MOST_FLOATS, floats))
             if self.ranks <= GATHERED:
-                everybody = [moves[place] for moves in self._everybody]
-                self._works.append(dist.all_gather(everybody, self._given[place], async_op=True))
+                self._works += self._to_each_other(buffer[:, place])
             else:
-                self._works.append(dist.all_reduce(self._everybody[0, place], async_op=True))
-        self.bytes_given += self._given.element_size() * floats
+                self._works.append(dist.all_reduce(buffer[0, place], async_op=True))
+
+    def _to_each_other(self, parts: Tensor) -> list[dist.Work]:
+        """Begin to send this rank's row of ``parts`` (R, ...) to each other one, and to receive theirs."""
+        others = [rank for rank in range(self.ranks) if rank != self.rank]
+        receives = [dist.P2POp(dist.irecv, parts[rank], rank) for rank in others]
+        return dist.batch_isend_irecv(receives + [dist.P2POp(dist.isend, parts[self.rank], rank) for rank in others])
 
     def _finish(self) -> None:
         """Take in what is under way."""
+        if self._signals is not None:
+            self._signals.wait(self._begun)
         for work in self._works:
             work.wait()
         for piece in self._under_way:
@@ -271,7 +271,7 @@ class Ranks(Method):
         self._finish()
         self._start(max(self._ends))
         self._finish()
-        for piece in self._pieces:
+        for piece in self._layouts[0]:
             piece.rows.copy_(piece.base)
             piece.base.copy_(piece.rows)  # where the weights are of a shorter type
         self._turn = 0
@@ -281,7 +281,7 @@ class Ranks(Method):
         box = [state]
         dist.broadcast_object_list(box)
         if box[0] is not None:
-            for piece in self._pieces:
+            for piece in self._layouts[0]:
                 piece.base.copy_(piece.rows)
                 dist.broadcast(piece.base, 0)
                 piece.rows.copy_(piece.base)

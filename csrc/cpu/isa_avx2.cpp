@@ -34,6 +34,7 @@ namespace w2v::W2V_ISA {
 #include "glove_kernel.h"
 #include "loss_kernel.h"
 #include "optim_kernel.h"
+#include "exchange_kernel.h"
 
 extern const KernelTable table;
 const KernelTable table = {
@@ -47,6 +48,8 @@ const KernelTable table = {
     train_lines,
     answer_lines,
     train_glove,
+    give_rows,
+    take_rows,
     loss_kernels<float>(),
     loss_kernels<double>(),
     loss_kernels<torch::headeronly::BFloat16>(),

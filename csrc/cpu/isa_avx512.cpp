@@ -35,6 +35,7 @@ namespace w2v::W2V_ISA {
 #include "glove_kernel.h"
 #include "loss_kernel.h"
 #include "optim_kernel.h"
+#include "exchange_kernel.h"
 
 extern const KernelTable table;
 const KernelTable table = {
@@ -48,6 +49,8 @@ const KernelTable table = {
     train_lines,
     answer_lines,
     train_glove,
+    give_rows,
+    take_rows,
     loss_kernels<float>(),
     loss_kernels<double>(),
     loss_kernels<torch::headeronly::BFloat16>(),

@@ -225,6 +225,20 @@ struct OptimKernels {
   void (*square_norms)(const RowGradient<T>&, double longest, A* squares, int64_t begin, int64_t end);
 };
 
+// ---- several ranks: what rows have moved by
+// --------------------------------------------------------------------------
+
+struct ExchangeRows {
+  float* rows;  // (N, D), row r starts at rows + r * stride
+  int64_t stride;
+  float* base;      // (N, D): where all ranks last agreed the rows are
+  uint16_t* moves;  // (R, N, D) bfloat16: rank k's start at moves + k * rank_stride
+  int64_t rank_stride;
+  int64_t ranks, own;  // R, and which of them this is
+  int64_t dim;
+  float overshoot = 0;  // c: the sum S of the moves d is shortened to S min(1, c sum |d|^2 / |S|^2); 0: never
+};
+
 struct KernelTable {
   const char* name;
   // trains on the sentences that start in ids[begin, end)
@@ -241,6 +255,8 @@ struct KernelTable {
   // answers lines [begin, end)
   void (*answer_lines)(const ClassifyParams&, const ClassifyAnswer&, int64_t begin, int64_t end);
   void (*train_glove)(const GloveParams&, const GloveCell*, int64_t count, GloveStats*);
+  void (*give_rows)(const ExchangeRows&, int64_t begin, int64_t end);
+  void (*take_rows)(const ExchangeRows&, int64_t begin, int64_t end);
   LossKernels<float> f32;
   LossKernels<double> f64;
   LossKernels<torch::headeronly::BFloat16> bf16;
