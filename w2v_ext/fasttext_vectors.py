@@ -105,8 +105,12 @@ class FastTextVectors(KeyedVectors):
         if settings["maxn"] == 0:
             raise FormatError(f"{path}: a model without n-grams (maxn is 0); KeyedVectors.load reads it")
         size, buckets = len(model.words), int(settings["bucket"])
+        try:
+            lengths = SubwordSettings(int(settings["minn"]), int(settings["maxn"]), buckets)
+        except ValueError as error:  # fastText itself makes no such model
+            raise FormatError(f"{path}: {error}") from None
         table = SubwordTable(
-            SubwordSettings(int(settings["minn"]), int(settings["maxn"]), buckets),
+            lengths,
             size,
             model.in_weight,
             np.arange(buckets, dtype=np.int32),
