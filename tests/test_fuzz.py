@@ -37,7 +37,7 @@ def test_what_was_found_stays_mended(tmp_path, finding):
     name = finding.rpartition("-")[0]
     place = Workplace(name, tmp_path)
     place.put(files_below(FOUND / finding / "v"))
-    for seed in range(8):  # the options of a reader are drawn
+    for seed in range(32):  # the options of a reader are drawn, rare ones too
         place.read(random.Random(seed))
 
 

@@ -162,6 +162,7 @@ def test_chinese(tmp_path, tokenizer):
     [
         (lambda kv, p: DocumentOptions(weighting="bm25"), ValueError, "weighting: .* mean, tfidf, sif, got 'bm25'"),
         (lambda kv, p: DocumentOptions(tokenizer="x"), ValueError, "tokenizer: expected one of"),
+        (lambda kv, p: DocumentOptions(lowercase="x"), ValueError, "lowercase: expected True or False, got 'x'"),
         (lambda kv, p: DocumentOptions(sif_a=0), ValueError, "sif_a: expected a finite number > 0, got 0"),
         (lambda kv, p: DocumentOptions(common=-1), ValueError, "common: expected None or a whole number"),
         (lambda kv, p: build_index(p / "none", kv, p / "i"), FileNotFoundError, "none"),

@@ -1,6 +1,7 @@
 """Lines, tokenizers, vocabularies and batches of the translation data."""
 
 import gzip
+import json
 import lzma
 import random
 
@@ -147,7 +148,7 @@ def test_bad_tokenizers(monkeypatch, tmp_path):
     for text in ("", "[]", "{}", '{"name": "bpe"}', '{"name": "x", "lowercase": false, "subwords": null}'):
         with pytest.raises(FormatError, match="t.json"):
             Tokenizer.from_json(text, "t.json")
-    with pytest.raises(FormatError, match="t.json: the subwords are damaged"):
+    with pytest.raises(FormatError, match="t.json: subwords: expected an object with a model, got {'a': 1}"):
         Tokenizer.from_json('{"name": "bpe", "lowercase": false, "subwords": {"a": 1}}', "t.json")
 
     def missing():
@@ -156,6 +157,46 @@ def test_bad_tokenizers(monkeypatch, tmp_path):
     monkeypatch.setattr(tokenizers_module, "_import_tokenizers", missing)
     with pytest.raises(ImportError, match=r"pip install 'w2v_ext\[seq2seq\]'"):
         train_tokenizer("unigram", LINES)
+
+
+# What the package tokenizers would believe: with the first it asks for 8 GiB, and ends the process without them.
+@pytest.mark.parametrize(
+    ("name", "place", "value", "message"),
+    [
+        ("bpe", "model vocab e", 2**31, r"model: vocab: 'e': expected an id from 0 to \d+, .* got 2147483648$"),
+        ("bpe", "model vocab e", -1, "model: vocab: 'e': expected an id from 0 to .* got -1$"),
+        ("bpe", "model vocab e", True, "model: vocab: 'e': expected an id from 0 to .* got True$"),
+        ("bpe", "model vocab e", 0, "model: vocab: expected each id once"),
+        ("bpe", "model vocab", [], r"model: vocab: expected subwords and their numbers, got \[\]"),
+        ("bpe", "model vocab", {}, "model: vocab: expected subwords and their numbers, got {}"),
+        ("bpe", "model type", "WordLevel", "model: type: expected BPE with bpe, got 'WordLevel'"),
+        ("bpe", "model unk_token", "e", "model: unk_token: expected <UNK>, and in the vocab, got 'e', there"),
+        ("bpe", "model vocab", {"a": 0}, "model: unk_token: expected <UNK>, and in the vocab, got '<UNK>', not there"),
+        ("bpe", "model continuing_subword_prefix", "###", "model: continuing_subword_prefix: expected null, got '###'"),
+        ("bpe", "model merges", [["e", "none"]], "the subwords are damaged: .*none"),
+        ("bpe", "model", None, "expected an object with a model, got {"),
+        ("bpe", "padding", {"strategy": {"Fixed": 2**31}}, "padding: expected null, got {'strategy'"),
+        ("bpe", "truncation", {"max_length": 4, "stride": 7}, "truncation: expected null, got {'max_length'"),
+        ("bpe", "normalizer", {"type": "Replace"}, "normalizer: expected null, got {'type'"),
+        ("bpe", "pre_tokenizer", None, "pre_tokenizer: expected Metaspace and Punctuation, got None"),
+        ("bpe", "pre_tokenizer pretokenizers", [{"type": "Split"}, 3], r"pre_tokenizer: .*, got \['Split', 3\]"),
+        ("bpe", "added_tokens", [3], r"added_tokens: expected a list of objects, got \[3\]"),
+        ("bpe", "added_tokens", [{"id": 2**31, "content": "x"}], "added_tokens: 'x': expected an id .* 2147483648$"),
+        ("unigram", "model unk_id", 2**40, "model: unk_id: '<UNK>': expected an id from 0 to .* got 1099511627776$"),
+        ("unigram", "model unk_id", None, "model: unk_id: '<UNK>': expected an id from 0 to .* got None$"),
+        ("unigram", "model vocab", {"a": 0}, "model: vocab: expected subwords and their numbers, got {'a': 0}"),
+    ],
+)
+def test_subwords_that_no_one_trained(name, place, value, message):
+    pytest.importorskip("tokenizers", reason="the package tokenizers is not installed (extra: seq2seq)")
+    parts = json.loads(train_tokenizer(name, LINES * 20, subword_vocab=80).to_json())
+    inner = parts["subwords"]
+    *path, last = place.split()
+    for key in path:
+        inner = inner[key]
+    inner[last] = value
+    with pytest.raises(FormatError, match=f"^t.json: (subwords: )?{message}"):
+        Tokenizer.from_json(json.dumps(parts), "t.json")
 
 
 @pytest.mark.parametrize("package", ["tokenizers", "jieba"])

@@ -68,6 +68,8 @@ class DocumentOptions:
         for name in ("weighting", "tokenizer", "errors", "unit"):
             if getattr(self, name) not in (allowed := get_args(hints[name])):
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not isinstance(self.lowercase, bool):
+            raise ValueError(f"lowercase: expected True or False, got {self.lowercase!r}")
         if not (isinstance(self.sif_a, (int, float)) and 0 < self.sif_a < float("inf")):
             raise ValueError(f"sif_a: expected a finite number > 0, got {self.sif_a!r}")
         if self.common is not None and (not isinstance(self.common, int) or self.common < 0):

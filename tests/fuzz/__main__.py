@@ -71,7 +71,9 @@ def work(name: str, seed: int, first: int, stop: int, findings: Path, shared: Pa
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
                 said = place.read(rng)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a panic in Rust is no Exception
                 frames = [f"{f.filename}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
                 where = (type(error), next(f for f in reversed(frames) if "w2v_ext" in f or "targets" in f))
                 if where not in seen:

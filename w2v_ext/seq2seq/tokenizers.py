@@ -43,6 +43,63 @@ def check_tokenizer(name: str, argument: str = "tokenizer") -> None:
         import_jieba()
 
 
+# The models of the package tokenizers in its JSON, and the parts that `train_tokenizer` leaves empty there.
+_MODELS = {"bpe": "BPE", "unigram": "Unigram"}
+_EMPTY = ("truncation", "padding", "normalizer", "post_processor", "decoder")
+_EMPTY_OF_MODEL = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
+_CUTS = ("Metaspace", "Punctuation")
+
+
+def check_subwords(parts: Any, name: str) -> None:
+    """ValueError unless the JSON of a tokenizer has the shape of what `train_tokenizer` makes.
+
+    The package tokenizers believes what it reads: an id of 2**31, or a padding to 2**31 tokens, makes it ask for 8 GiB
+    and more, which ends the process where they are not there; other parts make it panic.
+    """
+    model = parts.get("model") if isinstance(parts, dict) else None
+    if not isinstance(model, dict):
+        raise ValueError(f"subwords: expected an object with a model, got {parts!r:.80}")
+    if model.get("type") != _MODELS[name]:
+        raise ValueError(f"subwords: model: type: expected {_MODELS[name]} with {name}, got {model.get('type')!r:.80}")
+    for place, part, keys in (("", parts, _EMPTY), ("model: ", model, _EMPTY_OF_MODEL)):
+        for key in keys:
+            if part.get(key) not in (None, ""):
+                raise ValueError(f"subwords: {place}{key}: expected null, got {part[key]!r:.80}")
+    cut = parts.get("pre_tokenizer")
+    cuts = cut.get("pretokenizers") if isinstance(cut, dict) else None
+    kinds = [each.get("type") if isinstance(each, dict) else each for each in cuts] if isinstance(cuts, list) else cut
+    if kinds != list(_CUTS):
+        raise ValueError(f"subwords: pre_tokenizer: expected {' and '.join(_CUTS)}, got {kinds!r:.80}")
+    vocab = model.get("vocab")
+    if not isinstance(vocab, dict if name == "bpe" else list) or not vocab:
+        raise ValueError(f"subwords: model: vocab: expected subwords and their numbers, got {vocab!r:.80}")
+    if name == "bpe":
+        _check_ids("model: vocab", vocab.items(), len(vocab))
+        if len(set(vocab.values())) < len(vocab):
+            raise ValueError("subwords: model: vocab: expected each id once")
+        unknown = model.get("unk_token")
+        if unknown != SPECIALS[3] or unknown not in vocab:
+            raise ValueError(
+                f"subwords: model: unk_token: expected {SPECIALS[3]}, and in the vocab, got {unknown!r:.80}, "
+                f"{'' if SPECIALS[3] in vocab else 'not '}there"
+            )
+    else:
+        _check_ids("model: unk_id", [(SPECIALS[3], model.get("unk_id"))], len(vocab))
+    added = parts.get("added_tokens")
+    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+        raise ValueError(f"subwords: added_tokens: expected a list of objects, got {added!r:.80}")
+    _check_ids("added_tokens", ((token.get("content"), token.get("id")) for token in added), len(vocab))
+
+
+def _check_ids(place: str, ids: Iterable[tuple[object, object]], count: int) -> None:
+    for word, number in ids:
+        if type(number) is not int or not 0 <= number < count:
+            raise ValueError(
+                f"subwords: {place}: {word!r:.80}: expected an id from 0 to {count - 1}, for {count} subwords, got "
+                f"{number!r:.80}"
+            )
+
+
 class Tokenizer:
     """Cuts lines into tokens and puts them together again.
 
@@ -124,6 +181,11 @@ class Tokenizer:
             raise FormatError(f"{path}: not a tokenizer of this library: {error!r}") from error
         if subwords is not None:
             module = _import_tokenizers()
+            if name in SUBWORDS:  # another one with subwords is refused below
+                try:
+                    check_subwords(subwords, name)
+                except ValueError as error:
+                    raise FormatError(f"{path}: {error}") from error
             try:
                 subwords = module.Tokenizer.from_str(json.dumps(subwords))
             except Exception as error:  # the package raises bare exceptions
