@@ -1,7 +1,7 @@
 # `make check` does what CI does, in the environment at hand.
 PYTHON ?= python
 
-.PHONY: check lint format test cuda bench docs sanitize sanitize-threads fuzz
+.PHONY: check lint format test cuda bench docs sanitize sanitize-threads fuzz wheels
 
 check: lint cuda test
 
@@ -53,3 +53,8 @@ sanitize-threads:
 SEED ?= 0
 fuzz:
 	PYTHONPATH=.:tests $(PYTHON) -m fuzz --inputs 1000000 --seed $(SEED)
+
+# The sdist, and a wheel for each Python of PYTHONS, into dist/ (see tools/build_wheels.sh).
+PYTHONS ?= $(PYTHON)
+wheels:
+	PYTHON="$(PYTHON)" bash tools/build_wheels.sh $(PYTHONS)

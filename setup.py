@@ -5,6 +5,8 @@ Environment switches
                            found)
     TORCH_CUDA_ARCH_LIST   GPU architectures (default: 8.0;8.6;8.9;9.0;10.0+PTX, as far as nvcc knows them)
     MAX_JOBS               compiler processes at once
+    W2V_EXT_TEXT_ONLY=1    build the text module alone, without torch; the kernels lie ready in w2v_ext/ (see
+                           tools/build_wheels.sh)
     W2V_EXT_SANITIZE       sanitizers to compile in, say address,undefined (see tools/sanitize.sh)
 """
 
@@ -14,9 +16,12 @@ import subprocess
 from glob import glob
 from pathlib import Path
 
-import torch
 from setuptools import Extension, setup
-from torch.utils import cpp_extension
+
+TEXT_ONLY = os.environ.get("W2V_EXT_TEXT_ONLY") == "1"
+if not TEXT_ONLY:
+    import torch
+    from torch.utils import cpp_extension
 
 TORCH_2_10 = "0x020a000000000000"  # the oldest release whose stable ABI the kernels use
 CXX_FLAGS = ["-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
@@ -66,14 +71,6 @@ def default_arch_list(nvcc: Path) -> str:
 
 
 extensions = [
-    cpp_extension.CppExtension(
-        "w2v_ext._kernels",
-        ["csrc/ops.cpp", *sources("cpu", "*.cpp")],
-        include_dirs=[os.path.abspath("csrc")],
-        extra_compile_args={"cxx": CXX_FLAGS + SANITIZER_FLAGS},
-        extra_link_args=SANITIZER_FLAGS,
-        py_limited_api=True,
-    ),
     Extension(  # knows nothing of torch, and is tied to the Python version by pybind11
         "w2v_ext._text",
         sources("text", "*.cpp"),
@@ -83,7 +80,18 @@ extensions = [
         language="c++",
     ),
 ]
-if want_cuda():
+if not TEXT_ONLY:
+    extensions.append(
+        cpp_extension.CppExtension(
+            "w2v_ext._kernels",
+            ["csrc/ops.cpp", *sources("cpu", "*.cpp")],
+            include_dirs=[os.path.abspath("csrc")],
+            extra_compile_args={"cxx": CXX_FLAGS + SANITIZER_FLAGS},
+            extra_link_args=SANITIZER_FLAGS,
+            py_limited_api=True,
+        )
+    )
+if not TEXT_ONLY and want_cuda():
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default_arch_list(nvcc_path()))
     extensions.append(
         cpp_extension.CUDAExtension(
@@ -100,5 +108,5 @@ if want_cuda():
 
 setup(
     ext_modules=extensions,
-    cmdclass={"build_ext": cpp_extension.BuildExtension},
+    cmdclass={} if TEXT_ONLY else {"build_ext": cpp_extension.BuildExtension},
 )
