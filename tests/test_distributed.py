@@ -191,6 +191,7 @@ with distributed.process_group():
     assert (memory is not None) == (sys.argv[1] == "whole"), memory
     if memory is not None:
         assert memory.tolist() == [0] * 24
+        dist.barrier()  # before anybody writes
         signals = Signals(memory[8:].view(torch.int64), own)
         if own == 1:
             memory[3] = 7
