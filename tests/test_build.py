@@ -11,6 +11,7 @@ import pytest
 import w2v_ext
 
 PACKAGE = Path(w2v_ext.__file__).parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def undefined_symbols(pattern: str) -> str:
@@ -88,3 +89,25 @@ def test_a_missing_package_is_named(tmp_path, missing, call, message):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
     assert re.search(f"ImportError: {message}", done.stderr), done.stderr
+
+
+def test_the_sdist_holds_all_that_the_build_needs(monkeypatch):
+    egg_info = pytest.importorskip("setuptools.command.egg_info")
+    monkeypatch.chdir(ROOT)
+    packed = egg_info.FileList()
+    for line in Path("MANIFEST.in").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            packed.process_template_line(line)
+    wanted = {str(path) for path in Path("csrc").rglob("*") if path.is_file()}
+    assert wanted
+    assert wanted <= set(packed.files), f"MANIFEST.in leaves out {sorted(wanted - set(packed.files))}"
+
+
+def test_the_wheel_holds_every_package_and_its_data():
+    tomllib = pytest.importorskip("tomllib")
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {path.parent for path in (ROOT / "w2v_ext").rglob("*.py")}
+    assert set(setuptools["packages"]) == {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    data = {path.name for path in (ROOT / "w2v_ext").iterdir() if path.is_file()}
+    data = {name for name in data if not name.endswith((".py", ".so"))}
+    assert set(setuptools["package-data"]["w2v_ext"]) == data | {"_kernels.abi3.so"}
