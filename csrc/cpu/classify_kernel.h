@@ -218,9 +218,29 @@ inline double sigmoids(float* scores, const float* targets, int64_t count) {
   return loss;
 }
 
+// What a line moves rows by, over their distance from where it would have them: the learning rate times the curvature
+// of its loss, p (1 - p) for each output, along the output (times |h|^2) and along h (times |output|^2; what the rows
+// of a line do together, a mean of n, counts as 1 / n).
+inline void measure_steps(const ClassifyScratch& s, float* const* outputs, int64_t count, float lr, float scale,
+                          ClassifyStats* stats) {
+  const auto squared = [&](const float* row) {
+    Vf sum = Vf{};
+    for (int64_t d = 0; d < s.padded; d += kWidth) sum += load(row + d) * load(row + d);
+    return horizontal_sum<float>(sum);
+  };
+  float most = 0, along_hidden = 0;
+  for (int64_t n = 0; n < count; ++n) {
+    const float slope = std::abs(s.scores[n]), curvature = slope * (1 - slope / lr);
+    most = std::max(most, curvature);
+    along_hidden += curvature * squared(outputs[n]);
+  }
+  stats->moved_out += most * squared(s.hidden);
+  stats->moved_in += along_hidden * scale;
+}
+
 // From hidden to the step of the rows; the outputs are moved. Gives the loss.
 inline double train_outputs(const ClassifyParams& p, const ClassifyTraining& t, int64_t line, float lr, float scale,
-                            ClassifyScratch* s) {
+                            ClassifyScratch* s, ClassifyStats* stats) {
   const int64_t first = line > 0 ? t.label_ends[line - 1] : 0;
   const auto num_labels = static_cast<uint32_t>(t.label_ends[line] - first);
   const int32_t* const labels = t.labels + first;
@@ -258,6 +278,7 @@ inline double train_outputs(const ClassifyParams& p, const ClassifyTraining& t, 
     loss = sigmoids(s->scores, s->targets, count);
     for (int64_t n = 0; n < count; ++n) s->scores[n] = lr * (s->targets[n] - s->scores[n]);
   }
+  if (t.measure) measure_steps(*s, outputs, count, lr, scale, stats);
   each_stripe(s->padded, UpdateOutputs{outputs, count, s->scores, s->hidden, scale, s->step});
   return loss;
 }
@@ -298,13 +319,15 @@ inline void train_lines(const ClassifyParams& p, const ClassifyTraining& t, int6
     const double done = static_cast<double>(i) / static_cast<double>(t.num_examples);
     const double progress = (static_cast<double>(t.epoch) + done) / t.epochs;
     const auto lr = static_cast<float>(t.lr * (1.0 - progress));
-    sums.loss += train_outputs(p, t, t.order[i], lr, 1.0f / static_cast<float>(line.inputs), &s);
+    sums.loss += train_outputs(p, t, t.order[i], lr, 1.0f / static_cast<float>(line.inputs), &s, &sums);
     sums.examples += 1;
     each_stripe(s.padded, AddToRows<decltype(ahead)>{p, line, s.step, ahead});
     while (fetcher.row < fetcher.end) fetcher.fetch();
   }
   stats->loss += sums.loss;
   stats->examples += sums.examples;
+  stats->moved_in += sums.moved_in;
+  stats->moved_out += sums.moved_out;
 }
 
 // ---- answers ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ Tensor train_cbow(const Tensor& in_weight, const Tensor& out_weight, const Tenso
   params.negative = static_cast<int>(negative);
   params.mean = mean;
   params.divide = divide;
-  return train_in_threads(params, in_weight, begin, end, threads, kernels().train_cbow);
+  return train_in_threads(params, in_weight, begin, end, threads, kernels().train_cbow, {.bags = true});
 }
 
 Tensor train_hs(const Tensor& in_weight, const Tensor& out_weight, const Tensor& ids, const Tensor& path_start,
@@ -30,7 +30,7 @@ Tensor train_hs(const Tensor& in_weight, const Tensor& out_weight, const Tensor&
   params.mean = mean;
   params.divide = divide;
   return train_in_threads(params, in_weight, begin, end, threads,
-                          cbow ? kernels().train_cbow_hs : kernels().train_skipgram_hs);
+                          cbow ? kernels().train_cbow_hs : kernels().train_skipgram_hs, {.bags = cbow});
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ const KernelTable table = {
     train_skipgram_hs,
     train_cbow_hs,
     train_subwords,
-    merge_rows,
+    merge_row,
     train_lines,
     answer_lines,
     train_glove,

@@ -4,6 +4,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <cmath>
 #include <cstdint>
 
 #include "../accumulator.h"
@@ -43,7 +44,18 @@ struct SgnsParams {
   const int32_t* path = nullptr;
 
   int negatives_of_block() const { return own_negatives ? kBlock * negative : negative; }
+
+  // The learning rate at a place of the corpus, in this epoch.
+  double rate(int64_t offset) const {
+    const double total = static_cast<double>(num_ids) * epochs;
+    const double progress = (static_cast<double>(num_ids) * epoch + static_cast<double>(offset)) / total;
+    return lr * (progress < 1.0 - 1e-4 ? 1.0 - progress : 1e-4);
+  }
 };
+
+// The overlap c of a row that a thread's stretch has moved so much: `moved` is the sum of its steps' learning rates
+// times the curvature of the loss along the row. See HotRows.
+inline float overlap_of(double moved) { return static_cast<float>(-0.8 * std::expm1(-moved)); }
 
 struct SgnsStats {
   double loss = 0;    // summed over pairs
@@ -87,12 +99,14 @@ struct ClassifyTraining {
   const int64_t* path_ends;  // label is to its right
   uint64_t seed;
   uint32_t epoch, epochs;
-  double lr;  // at the start; falls linearly to 0
+  double lr;     // at the start; falls linearly to 0
+  bool measure;  // fill in ClassifyStats' moved_in and moved_out
 };
 
 struct ClassifyStats {
   double loss = 0;
   int64_t examples = 0;
+  double moved_in = 0, moved_out = 0;  // of all input rows together, and of an output: see overlap_of
 };
 
 struct ClassifyAnswer {
@@ -248,8 +262,9 @@ struct KernelTable {
   void (*train_cbow_hs)(const SgnsParams&, int64_t begin, int64_t end, SgnsStats*);
   // the same for fastText's models; `words` is a thread's own, and as it was left by the stretch before
   void (*train_subwords)(const SubwordParams&, int64_t begin, int64_t end, StretchWords* words, SgnsStats*);
-  // a thread's own rows meet everybody's: shared += own - base, then own = base = shared; count is a multiple of 16
-  void (*merge_rows)(float* shared, float* own, float* base, int64_t count);
+  // a thread's own row meets everybody's: shared = own + (1 - overlap) (shared - base), then own = base = shared; count
+  // is a multiple of 16
+  void (*merge_row)(float* shared, float* own, float* base, int64_t count, float overlap);
   // trains on order[begin, end)
   void (*train_lines)(const ClassifyParams&, const ClassifyTraining&, int64_t begin, int64_t end, ClassifyStats*);
   // answers lines [begin, end)

@@ -67,9 +67,10 @@ struct Scratch {
   }
 };
 
-inline void merge_rows(float* shared, float* own, float* base, int64_t count) {
+// See HotRows.
+inline void merge_row(float* shared, float* own, float* base, int64_t count, float overlap) {
   for (int64_t i = 0; i < count; i += kWidth) {
-    const Vf sum = load(shared + i) + (load(own + i) - load(base + i));
+    const Vf sum = load(own + i) + (1.0f - overlap) * (load(shared + i) - load(base + i));
     store(shared + i, sum);
     store(own + i, sum);
     store(base + i, sum);

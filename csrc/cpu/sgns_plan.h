@@ -78,9 +78,7 @@ inline void plan_sentence(const SgnsParams& p, const int32_t* ids, int64_t lengt
   stats->words += end - begin;
   if (end - begin < 2) return;
   batch->kept = end;
-  const double total = static_cast<double>(p.num_ids) * p.epochs;
-  const double progress = (static_cast<double>(p.num_ids) * p.epoch + offset) / total;
-  const float lr = static_cast<float>(p.lr * std::max(1.0 - progress, 1e-4));
+  const auto lr = static_cast<float>(p.rate(offset));
 
   const int64_t old_blocks = static_cast<int64_t>(batch->blocks.size());
   for (int64_t j = begin; j < end; j += kBlock) {

@@ -53,18 +53,28 @@ struct ComposeColumns {
   }
 };
 
-// rows[r] += factors[entries[r]] * (vector - start), some columns.
+// rows[r] += factors[entries[r]] * step, some columns: step is what the vector was moved by, less its overlap with what
+// others have moved it by since it was composed (see HotRows).
 struct ScatterColumns {
   float* const* rows;
   const int32_t* entries;
   const float* factors;
   int64_t count, d;
+  float scale, overlap;
   const float *vector, *start;
   template <int N>
   W2V_INLINE void run() const {
     Vf step[N];
 #pragma GCC unroll 8
     for (int v = 0; v < N; ++v) step[v] = load(vector + d + v * kWidth) - load(start + d + v * kWidth);
+    if (overlap > 0) {
+      Vf sum[N] = {};
+      for (int64_t r = 0; r < count; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < N; ++v) sum[v] += load(rows[r] + d + v * kWidth);
+#pragma GCC unroll 8
+      for (int v = 0; v < N; ++v) step[v] -= overlap * (sum[v] * scale - load(start + d + v * kWidth));
+    }
     for (int64_t r = 0; r < count; ++r) {
       const Vf factor = broadcast(factors[entries[r]]);
 #pragma GCC unroll 8
@@ -107,19 +117,23 @@ inline void compose(const SubwordParams& p, int64_t padded, int64_t from, Stretc
   }
 }
 
-inline void scatter(const SubwordParams& p, int64_t padded, StretchWords* s) {
+// The stretch began at this place of the corpus.
+inline void scatter(const SubwordParams& p, int64_t padded, int64_t place, StretchWords* s) {
+  const double moved = p.epoch->rate(place) * (p.cbow ? 1 : p.epoch->window + 1);  // by an occurrence of a word
   list_sums(p, 0, s);
   float* const* rows = s->sums.data();
   for (size_t i = 0; i < s->words.size(); ++i) {
     const uint32_t word = s->words[i];
     const int64_t count = p.first[word + 1] - p.first[word];
     for (int64_t r = 0; r < count; ++r) prefetch_row(rows[r + kRowsAhead], padded);
-    over_columns(padded, ScatterColumns{rows, p.entries + p.first[word], p.group_rows, count, 0, s->rows[i],
-                                        s->rows[i] + p.epoch->stride});
+    const float overlap = p.others ? overlap_of(moved * s->seen[i]) : 0;
+    over_columns(padded, ScatterColumns{rows, p.entries + p.first[word], p.group_rows, count, 0,
+                                        1.0f / p.word_rows[word], overlap, s->rows[i], s->rows[i] + p.epoch->stride});
     rows += count;
     s->slot[word] = -1;
   }
   s->words.clear();
+  s->seen.clear();
 }
 
 // The place of the vector of a word that has been met for the first time.
@@ -145,7 +159,9 @@ inline void meet_words(const SubwordParams& p, int64_t padded, Batch* batch, Str
       new_row(p.epoch->stride, s);
       slot = static_cast<int32_t>(s->words.size());
       s->words.push_back(word);
+      s->seen.push_back(0);
     }
+    ++s->seen[slot];
     batch->in_rows[i] = s->rows[slot];
   }
   compose(p, padded, from, s);
@@ -267,7 +283,7 @@ inline void train_subwords(const SubwordParams& p, int64_t begin, int64_t end, S
       }
     }
   });
-  scatter(p, padded, words);
+  scatter(p, padded, begin, words);
   stats->loss += loss.total();
   if (p.cbow) stats->pairs = pairs + centers;
 }

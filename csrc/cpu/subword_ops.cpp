@@ -49,6 +49,7 @@ SubwordParams check_subwords(const Tensor& in_weight, const Tensor& ngram_weight
           rows,
           word_rows.const_data_ptr<float>(),
           group_rows.const_data_ptr<float>(),
+          false,
           false};
 }
 
@@ -65,6 +66,7 @@ Tensor train_subwords(const Tensor& in_weight, const Tensor& ngram_weight, const
   check_in_place(ngram_weight, out_weight);
   params.own_negatives = true;
   subwords.cbow = cbow;
+  subwords.others = threads > 1;
   W2V_CHECK(stretch >= 1, "stretch: expected an integer >= 1, got ", stretch);
 
   // Whole stretches, at fixed places: those that begin in [begin, end).
@@ -75,7 +77,7 @@ Tensor train_subwords(const Tensor& in_weight, const Tensor& ngram_weight, const
     subwords.epoch = &own;
     kernels().train_subwords(subwords, from, to, &words, stats);
   };
-  return train_in_threads(params, in_weight, first_stretch, stop, threads, train, stretch, Hot::kOutputs);
+  return train_in_threads(params, in_weight, first_stretch, stop, threads, train, {stretch, cbow, true});
 }
 
 Tensor compose_subwords(const Tensor& in_weight, const Tensor& ngram_weight, const Tensor& first, const Tensor& entries,

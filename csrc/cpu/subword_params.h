@@ -15,12 +15,14 @@ struct SubwordParams {
   const float* word_rows;   // (V,) how many rows the mean of a word is of
   const float* group_rows;  // (V + C,) how many rows a sum is of
   bool cbow;
+  bool others;  // threads that train at the same time
 };
 
 // The words of a stretch and their vectors, of one thread; kept between stretches for its memory.
 struct StretchWords {
   std::vector<int32_t> slot;    // (V,) of a word; -1 where it has not been met
   std::vector<uint32_t> words;  // by slot
+  std::vector<int32_t> seen;    // by slot: occurrences
   std::vector<float*> rows;     // by slot: the vector, and behind it what it was at first
   std::vector<float*> sums;     // the rows to add up or to add to, word by word
   std::vector<std::vector<float>> memory;
