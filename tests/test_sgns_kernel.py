@@ -147,16 +147,16 @@ def test_threads_train_every_sentence_once():
 
 
 def test_threads_lose_no_update_of_a_hot_row():
-    # lr so small that updates add up: the sum over threads' copies is the sum that one thread finds.
+    # lr so small that rows overlap in nothing: the sum over threads' copies is the sum that one thread finds.
     moved = []
     for threads in (1, 2, 4):
         weights, *rest = make_case(vocab=5120, sentences=5000)  # ten hot rows
         before = [w.clone() for w in weights]
-        train(weights, *rest, lr=1e-5, threads=threads)
+        train(weights, *rest, lr=1e-6, threads=threads)
         moved.append([(w - b)[:10] for w, b in zip(weights, before, strict=True)])  # other rows may lose one in a race
     for other in moved[1:]:
         for got, want in zip(other, moved[0], strict=True):
-            assert (got - want).norm() < 0.05 * want.norm()  # 0.021 has been seen
+            assert (got - want).norm() < 0.03 * want.norm()  # 0.0094 has been seen
 
 
 def test_padding_stays_zero():

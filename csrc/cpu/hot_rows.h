@@ -21,8 +21,8 @@ namespace w2v {
 // are and however late they come: with x* = 0 it gives (1 - c) (b + o) + (c - q) b, and |1 - c| + |c - q| <= 1. In
 // directions where q is smaller than c rows learn more slowly, so c is 0.8 of what q is thought to be.
 //
-// Measured in one thread that ran the stretches of 1, 4, 16 and 64 in turn, three epochs: losses 2.427, 2.424, 2.424
-// and 2.424, WS353 .460, .467, .465, .463 (three seeds, at 64 one), analogies .257, .256, .259, .252.
+// Measured in one thread that ran the stretches of 1, 4, 16 and 64 in turn, three epochs: losses 2.427, 2.424, 2.425
+// and 2.426, WS353 .460, .463, .459, .451 (three seeds, at 64 one), analogies .257, .256, .257, .250.
 class HotRows {
  public:
   using Locks = std::vector<std::mutex>;  // of a table, one for kLocked rows
