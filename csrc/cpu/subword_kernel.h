@@ -126,7 +126,8 @@ inline void scatter(const SubwordParams& p, int64_t padded, int64_t place, Stret
     const uint32_t word = s->words[i];
     const int64_t count = p.first[word + 1] - p.first[word];
     for (int64_t r = 0; r < count; ++r) prefetch_row(rows[r + kRowsAhead], padded);
-    const float overlap = p.others ? overlap_of(moved * s->seen[i]) : 0;
+    // What occurs once is hardly in the others' stretches too, and is most words of natural text.
+    const float overlap = p.others && s->seen[i] > 1 ? overlap_of(moved * s->seen[i]) : 0;
     over_columns(padded, ScatterColumns{rows, p.entries + p.first[word], p.group_rows, count, 0,
                                         1.0f / p.word_rows[word], overlap, s->rows[i], s->rows[i] + p.epoch->stride});
     rows += count;
