@@ -129,7 +129,7 @@ class OwnRows {
 
   // After a stretch with these sums. They are averages, and what counts is the most: with twice as much, 4 and 16
   // threads in step have on film reviews the accuracy of one, to 0.005. (With plain sums 0.03 less, or they diverge;
-  // with more, threads need more epochs on a few hundred lines.)
+  // with more, threads need more epochs on a thousand lines.)
   void merge(int64_t thread, ClassifyStats* sums) {
     const float in = overlap_of(kPull * sums->moved_in), out = overlap_of(kPull * sums->moved_out);
     sums->moved_in = sums->moved_out = 0;

@@ -20,7 +20,7 @@ def stretch_of(threads: int) -> int:
     """Ids that each of so many threads trains before the others see it: together at most 1024 to 8 threads.
 
     With 16 threads in step, one epoch over 17 M words gives analogies .508 with 512 ids each, .512 with 128; one thread
-    .519. Less than that and bringing rows together takes longer than training them.
+    .519. Each stretch ends with bringing the frequent rows together, so they should not get much shorter.
     """
     return max(128, min(STRETCH, 2 * STRETCH // (1 << (threads - 1).bit_length())))
 
