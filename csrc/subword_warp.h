@@ -6,9 +6,9 @@
 // n reads and n additions each time it is met, and sees of the words with n-grams in common what they had learnt when
 // they left (on the CPU: what they had learnt a stretch before).
 //
-// A centre meets its contexts one after the other, each from where the ones before it have moved the outputs, its own
-// row of `out` and those of its negatives, which lie in shared memory meanwhile; for continuous bag of words, the mean
-// of all rows of its window's words takes the place of a context.
+// A centre's vector meets the outputs of its contexts one after the other: the context's row of `out` and those of
+// negatives of its own, which lie in shared memory meanwhile. For continuous bag of words the mean of all rows of its
+// window's words meets the centre's.
 #pragma once
 #include <cstdint>
 
@@ -97,35 +97,73 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
     return entry < vocab_size ? this->in_ + entry * this->stride_ : sums_.ngrams + (entry - vocab_size) * this->stride_;
   }
   W2V_DEVICE int num_outputs() const { return 1 + this->p_.negative; }
-  W2V_DEVICE int32_t output_word(int64_t center, int n) const {
-    return n == 0 ? this->word_of(center) : this->negative_of(center, n - 1);
+  // Of queued word `target` and its negatives.
+  W2V_DEVICE int32_t output_word(int64_t target, int n) const {
+    if (n == 0) return this->word_of(target);
+    if (sums_.cbow) return this->negative_of(target, n - 1);
+    return this->template at<int32_t>(this->layout_.negatives)[first_negative_ + n - 1];
   }
   W2V_DEVICE int32_t now(int n) const { return this->layout_.contexts + n; }
   W2V_DEVICE int32_t before(int n) const { return this->layout_.contexts + num_outputs() + n; }
   W2V_DEVICE int32_t mean() const { return this->layout_.contexts + 2 * num_outputs(); }
 
   W2V_DEVICE void train_center(int64_t center) {
-    this->need_negatives(center);
     const int64_t low = this->window_low(center), high = this->window_high(center);
+    if (sums_.cbow) {
+      this->need_negatives(center);
+      read_outputs(center);
+      gather(center, low, high);
+      learn(center, mean(), center, low, high);
+      add_outputs(center);
+      ++this->pairs_;
+      return;
+    }
+    const int64_t pairs = high - low - 1;
+    int64_t pair = 0;
+    for (int64_t e = low; e < high; ++e) {
+      if (e == center) continue;
+      first_negative_ = static_cast<int32_t>(pair % this->layout_.draw_blocks) * this->p_.negative;
+      if (first_negative_ == 0) draw_negatives(center, pair, smaller<int64_t>(this->layout_.draw_blocks, pairs - pair));
+      ++pair;
+      read_outputs(e);
+      learn(e, this->slot_of(center), e, center, center + 1);
+      add_outputs(e);
+    }
+    this->pairs_ += pairs;
+  }
+
+  // The negatives of some pairs of a centre, from `pair` on: see cpu/subword_kernel.h. No lane may be at others.
+  W2V_DEVICE void draw_negatives(int64_t center, int64_t pair, int64_t pairs) {
+    const EpochParams& p = this->p_;
+    const auto number = static_cast<uint64_t>(this->place_of(center) * 2 * p.window + pair);
+    const uint64_t first = number * static_cast<uint64_t>(p.negative);
+    const int count = static_cast<int>(pairs) * p.negative;
+    this->warp_.each_lane([&](int lane) {
+      for (int i = lane; i < count; i += kWarpLanes) {
+        const uint64_t bits = draw(this->key_, ~(first + static_cast<uint64_t>(i)));
+        const uint32_t word = sample_alias(p.alias, p.vocab_size, bits);
+        this->warp_.check(word < p.vocab_size && "alias: word out of range for out_weight");
+        this->template at<int32_t>(this->layout_.negatives)[i] = static_cast<int32_t>(word);
+        if (p.prefetch) this->warp_.prefetch(this->out_row(static_cast<int32_t>(word)), this->layout_.pitch);
+      }
+    });
+    this->warp_.sync();
+  }
+
+  W2V_DEVICE void read_outputs(int64_t target) {
     for (int n = 0; n < num_outputs(); ++n) {
-      const float* row = this->out_row(output_word(center, n));
+      const float* row = this->out_row(output_word(target, n));
       this->warp_.each_lane([&](int lane) {
         for (int chunk = 0; this->inside(chunk, lane); ++chunk)
           this->value(now(n), chunk, lane) = this->value(before(n), chunk, lane) =
               Warp::load(row, this->column(chunk, lane));
       });
     }
-    if (sums_.cbow) {
-      gather(center, low, high);
-      learn(center, mean(), low, high);
-      ++this->pairs_;
-    } else {
-      for (int64_t e = low; e < high; ++e)
-        if (e != center) learn(center, this->slot_of(e), e, e + 1);
-      this->pairs_ += high - low - 1;
-    }
+  }
+
+  W2V_DEVICE void add_outputs(int64_t target) {
     for (int n = 0; n < num_outputs(); ++n) {
-      float* row = this->out_row(output_word(center, n));
+      float* row = this->out_row(output_word(target, n));
       this->warp_.each_lane([&](int lane) {
         for (int chunk = 0; this->inside(chunk, lane); ++chunk)
           Warp::add(row, this->column(chunk, lane), this->value(before(n), chunk, lane),
@@ -152,10 +190,11 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
     });
   }
 
-  // The row in a slot against the outputs, which it moves; what it would be moved by, queued words [low, high) are.
-  W2V_DEVICE void learn(int64_t center, int32_t slot, int64_t low, int64_t high) {
+  // The row in a slot against the outputs of a target, which it moves; what it would be moved by, queued words [low,
+  // high) are, but not `apart`.
+  W2V_DEVICE void learn(int64_t target, int32_t slot, int64_t apart, int64_t low, int64_t high) {
     float* coef = this->template at<float>(this->layout_.coef);
-    for (int first = 0; first < num_outputs(); first += kTogether) score(center, slot, first, coef);
+    for (int first = 0; first < num_outputs(); first += kTogether) score(target, slot, first, coef);
     this->warp_.sync();
     this->warp_.each_lane([&](int lane) {
       for (int chunk = 0; this->inside(chunk, lane); ++chunk) {
@@ -167,13 +206,13 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
           add_scaled(&output, coef[n], row);
         }
         for (int64_t e = low; e < high; ++e)
-          if (e != center) add_scaled(&this->value(this->slot_of(e), chunk, lane), 1.0f, step);
+          if (e != apart) add_scaled(&this->value(this->slot_of(e), chunk, lane), 1.0f, step);
       }
     });
     this->warp_.sync();  // the coefficients have been read
   }
 
-  W2V_DEVICE void score(int64_t center, int32_t slot, int first, float* coef) {
+  W2V_DEVICE void score(int64_t target, int32_t slot, int first, float* coef) {
     PerLane<float> sums[kTogether];
     this->warp_.each_lane([&](int lane) {
       W2V_UNROLL
@@ -190,8 +229,8 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
     this->warp_.each_lane([&](int lane) {
       const int n = first + lane;
       if (lane >= kTogether || n >= num_outputs()) return;
-      const int32_t word = this->word_of(center);
-      const float weight = n == 0 ? -1.0f : (output_word(center, n) != word ? 1.0f : 0.0f);
+      const int32_t word = this->word_of(target);
+      const float weight = n == 0 ? -1.0f : (output_word(target, n) != word ? 1.0f : 0.0f);
       const Slope slope = logistic(sums[0][lane], weight, this->rate_);
       coef[n] = slope.coefficient;
       this->loss_[lane] += static_cast<double>(slope.loss);
@@ -199,6 +238,7 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
   }
 
   const SubwordSums& sums_;
+  int32_t first_negative_ = 0;  // of the pair, among those that are drawn
 };
 
 }  // namespace w2v

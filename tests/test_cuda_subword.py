@@ -10,7 +10,8 @@ from w2v_ext.fasttext_vectors import FastTextVectors
 from w2v_ext.methods import FastText, _on_cuda
 from w2v_ext.methods.cuda_epoch import device_weight
 from w2v_ext.methods.cuda_family import hottest_sum
-from w2v_ext.reference import draw, sample_alias, sentence_key
+from w2v_ext.reference import draw, sentence_key
+from w2v_ext.subword_reference import examples_of
 from w2v_ext.subwords import SubwordGroups
 from w2v_ext.tables import padded_weight
 
@@ -123,23 +124,19 @@ def reference_epoch(sums, out, groups, ids, alias, keep, *, cbow, window, negati
         rate = lr * max(1 - (len(ids) * epoch + offset) / (len(ids) * epochs), 1e-4)
         reach = [1 + ((draw(key, i * slots) & 0xFFFFFFFF) * window >> 32) for i in at]
         near = NearWords(kept, sums, groups)
-        for c, center in enumerate(kept if len(kept) > 1 else []):
+        for c in range(len(kept) if len(kept) > 1 else 0):
             if c % 2 == 0:  # words come and go before every second centre
                 near.leave(c - window)
                 near.enter(c + 2 + window)
-            context = [word for i, word in enumerate(kept) if i != c and abs(i - c) <= reach[c]]
-            outputs = [center] + [sample_alias(alias, draw(key, at[c] * slots + k)) for k in range(1, slots)]
-            weight = np.array([-1.0] + [float(word != center) for word in outputs[1:]])
-            before = out[outputs]
-            u = before.copy()
-            for bag in [context] if cbow else [[word] for word in context]:
+            for bag, outputs in examples_of(c, kept, at, reach, key, alias, cbow, window, negative):
+                weight = np.array([-1.0] + [float(word != outputs[0]) for word in outputs[1:]])
+                u = out[outputs]
                 v = np.average([near.vectors[word] for word in bag], axis=0, weights=groups.word_rows[bag])
                 t = np.where(weight < 0, -1, 1) * (u @ v)
                 coef = -rate * weight * np.exp(-np.logaddexp(0, -t))
                 for word in bag:
                     near.vectors[word] += coef @ u
-                u += np.outer(coef, v)
-            np.add.at(out, outputs, u - before)
+                np.add.at(out, outputs, np.outer(coef, v))
         near.leave(near.entered)
 
 

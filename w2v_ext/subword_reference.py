@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from .reference import draw, sample_alias, sentence_key
 from .subwords import SubwordGroups
 
-_MASK32 = 0xFFFFFFFF
+_MASK32, _MASK64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 
 
 def word_vectors(sums: np.ndarray, groups: SubwordGroups) -> np.ndarray:
@@ -53,6 +55,40 @@ def train_subwords_(
     return float(loss), int(pairs), int(words)
 
 
+def examples_of(
+    c: int,
+    kept: list[int],
+    at: list[int],
+    reach: list[int],
+    key: int,
+    alias: np.ndarray,
+    cbow: bool,
+    window: int,
+    negative: int,
+) -> Iterator[tuple[list[int], list[int]]]:
+    """What one centre of a sentence learns, in order: words whose mean predicts, and what it meets.
+
+    Args:
+        c: the centre, among the words ``kept`` of the sentence; they are at its places ``at``.
+        reach: the words' windows.
+        key: of the sentence's draws; ``alias`` gives words for them.
+        cbow, window, negative: the settings.
+
+    Yields:
+        The words that predict and the outputs: the word that is to be predicted, then its negatives.
+    """
+    near = [i for i in range(len(kept)) if i != c and abs(i - c) <= reach[c]]
+    if cbow:
+        first = at[c] * (1 + negative) + 1
+        noise = [sample_alias(alias, draw(key, first + k)) for k in range(negative)]
+        yield [kept[i] for i in near], [kept[c], *noise]
+        return
+    for m, i in enumerate(near):
+        n = 2 * window * at[c] + m
+        noise = [sample_alias(alias, draw(key, _MASK64 - n * negative - k)) for k in range(negative)]
+        yield [kept[c]], [kept[i], *noise]
+
+
 def _train_stretch(
     vectors: np.ndarray,
     out: np.ndarray,
@@ -86,20 +122,15 @@ def _train_stretch(
             continue
         kept = [sentence[i] for i in at]
         reach = [1 + ((draw(key, i * slots) & _MASK32) * window >> 32) for i in at]
-        for c, center in enumerate(kept):
-            near = [word for i, word in enumerate(kept) if i != c and abs(i - c) <= reach[c]]
-            noise = [sample_alias(alias, draw(key, at[c] * slots + k)) for k in range(1, slots)]
-            outputs = [center, *noise]
-            weight = np.array([-1.0] + [float(word != center) for word in noise])
-            before = out[outputs]  # (N, D); a word that is twice there is moved apart, and united at the end
-            u = before.copy()
-            for bag in [near] if cbow else [[word] for word in near]:  # the words that a vector is the mean of
+        for c in range(len(kept)):
+            for bag, outputs in examples_of(c, kept, at, reach, key, alias, cbow, window, negative):
+                weight = np.array([-1.0] + [float(word != outputs[0]) for word in outputs[1:]])
+                u = out[outputs]  # (N, D); a word that is twice there is moved apart, and united at the end
                 v = np.average(vectors[bag], axis=0, weights=word_rows[bag])
                 t = np.where(weight < 0, -1, 1) * (u @ v)
                 loss += float((np.abs(weight) * np.logaddexp(0, t)).sum())
                 pairs += 1
                 coef = -rate * weight * np.exp(-np.logaddexp(0, -t))
                 np.add.at(vectors, bag, coef @ u)
-                u += np.outer(coef, v)
-            np.add.at(out, outputs, u - before)
+                np.add.at(out, outputs, np.outer(coef, v))
     return loss, pairs, words

@@ -35,7 +35,8 @@ struct SgnsParams {
   uint32_t epoch;
   uint32_t epochs;
   double lr;                   // at the start; falls linearly over all epochs, to lr / 10,000
-  bool own_negatives = false;  // each centre of a block has its own, and does not share them
+  bool own_negatives = false;  // each centre of a block has its own, and does not share them; or
+  bool no_negatives = false;   // the batch has none: each pair has its own, see subword_kernel.h
   bool mean = true;            // CBOW: what predicts is the mean of the contexts' rows (or their sum), and
   bool divide = false;         // each context gets that vector's gradient divided by the number of contexts (or whole)
   // Hierarchical softmax: `out` holds inner nodes, and path[path_start[w]] to path[path_start[w + 1]] lead from the
@@ -43,7 +44,7 @@ struct SgnsParams {
   const int64_t* path_start = nullptr;
   const int32_t* path = nullptr;
 
-  int negatives_of_block() const { return own_negatives ? kBlock * negative : negative; }
+  int negatives_of_block() const { return no_negatives ? 0 : own_negatives ? kBlock * negative : negative; }
 
   // The learning rate at a place of the corpus, in this epoch.
   double rate(int64_t offset) const {

@@ -9,7 +9,8 @@ struct Block {
   int32_t first, count;  // the centres: kept words [first, first + count) of the batch
   int32_t low, high;     // the words in any of their windows: [low, high)
   float lr;
-  bool plain;  // all its outputs are different words, as far as a small hash table can tell
+  uint64_t key;  // of its sentence's draws
+  bool plain;    // all its outputs are different words, as far as a small hash table can tell
 };
 
 struct Batch {
@@ -93,8 +94,8 @@ inline void plan_sentence(const SgnsParams& p, const int32_t* ids, int64_t lengt
       batch->out_rows[i] = out_row(p, batch->words[i]);
     }
     batch->blocks.push_back({static_cast<int32_t>(j), static_cast<int32_t>(stop - j), static_cast<int32_t>(low),
-                             static_cast<int32_t>(high), lr, true});
-    for (int g = 0; g < (p.own_negatives ? kBlock : 1); ++g) {
+                             static_cast<int32_t>(high), lr, key, true});
+    for (int g = 0; g < p.negatives_of_block() / std::max(p.negative, 1); ++g) {
       const int64_t center = std::min(j + g, stop - 1);  // those of a missing centre weigh nothing
       const uint64_t first = static_cast<uint64_t>(batch->places[center]) * (1 + p.negative) + 1;
       for (int k = 0; k < p.negative; ++k) {

@@ -7,8 +7,8 @@
 //
 // A stretch is trained in three steps:
 //   compose   when a word is first met in the stretch, its vector, from the sums
-//   train     on these vectors, as skip-gram trains rows of in_weight, but one (context, centre) after the other.
-//             Continuous bag of words puts the mean of a window in the place of a context
+//   train     on these vectors, as skip-gram trains rows of in_weight, but one (centre, context) after the other.
+//             Continuous bag of words has the mean of a window predict the centre
 //   scatter   at the stretch's end, what each vector was moved by, to the sums
 // So a word of n rows costs n reads and n writes a stretch, not an occurrence, and words that share n-grams see of each
 // other what was learnt before the stretch. Stretches are at fixed places of the corpus.
@@ -95,6 +95,9 @@ W2V_INLINE void over_columns(int64_t padded, Step step) {
 // The sums of the words in slots [from, end), word by word, and kRowsAhead more to prefetch.
 inline void list_sums(const SubwordParams& p, int64_t from, StretchWords* s) {
   const SgnsParams& e = *p.epoch;
+  if (s->listed_from == from && s->listed == s->words.size()) return;
+  s->listed_from = from;
+  s->listed = s->words.size();
   s->sums.clear();
   for (size_t i = from; i < s->words.size(); ++i)
     for (int64_t k = p.first[s->words[i]]; k < p.first[s->words[i] + 1]; ++k) {
@@ -134,6 +137,7 @@ inline void scatter(const SubwordParams& p, int64_t padded, int64_t place, Stret
     s->slot[word] = -1;
   }
   s->words.clear();
+  s->listed = 0;
   s->seen.clear();
 }
 
@@ -168,7 +172,7 @@ inline void meet_words(const SubwordParams& p, int64_t padded, Batch* batch, Str
   compose(p, padded, from, s);
 }
 
-// One context against the outputs of a block, as train_contexts, with no more arithmetic than one context needs.
+// One row against the outputs of a block, as train_contexts, with no more arithmetic than one context needs.
 struct OneContext {
   const Group& group;
   const std::vector<Collision>& collisions;
@@ -204,21 +208,128 @@ inline void train_context(const SgnsParams& p, int64_t padded, Scratch* s, float
   with_group_size(num_outputs, OneContext{group, s->collisions, &loss->block});
 }
 
-// Centre by centre, with negatives of its own, its contexts one after the other, each from where the ones before it
-// have moved the outputs. Coefficients taken for a whole block at once, as plain skip-gram does, diverge here at
-// fastText's learning rate: words with n-grams in common add to each other's steps.
-inline void train_pairs(const SgnsParams& p, int64_t padded, Scratch* s, int64_t index, LossSum* loss) {
-  const Batch& batch = s->batch;
-  const Block& block = batch.blocks[index];
-  for (int g = 0; g < block.count; ++g) {
-    const int32_t center = block.first + g, window = batch.windows[center], mask = 1 << g;
-    const int32_t from = std::max(block.low, center - window), to = std::min(block.high, center + window + 1);
-    const int copies = find_outputs(p, padded, s, index, g);
-    for (int32_t i = from; i < to; ++i)
-      if (i != center) train_context(p, padded, s, block.lr, batch.in_rows.data() + i, &mask, loss);
-    if (copies > 0) unite(copies, padded, s->copies, s->originals.data());
+// The pairs of a centre with the words in its window, and the negatives of each: those of the m-th pair of the centre
+// at place i of a sentence are draws 2^64 - 1 - n K - k, n = 2 W i + m, which no other use comes near.
+struct CenterPairs {
+  int32_t center = 0, from = 0, to = 0;  // kept words of the batch
+  float lr = 0;
+  std::vector<uint64_t> draws;    // the negatives, pair by pair, and
+  std::vector<float*> negatives;  // the rows that they are
+
+  int64_t count() const { return to - from - 1; }
+
+  void draw_negatives(const SgnsParams& p, const Batch& batch, const Block& block, int g) {
+    center = block.first + g;
+    lr = block.lr;
+    const int32_t window = batch.windows[center];
+    from = std::max(block.low, center - window);
+    to = std::min(block.high, center + window + 1);
+    draws.resize(count() * p.negative);
+    const uint64_t first = static_cast<uint64_t>(batch.places[center]) * 2 * p.window * p.negative;
+    for (size_t i = 0; i < draws.size(); ++i) {
+      draws[i] = draw(block.key, ~(first + i));
+      __builtin_prefetch(p.alias + below(static_cast<uint32_t>(draws[i] >> 32), p.vocab_size));
+    }
   }
-  loss->end_block();
+
+  void find_negatives(const SgnsParams& p) {
+    negatives.resize(draws.size());
+    for (size_t i = 0; i < draws.size(); ++i) negatives[i] = out_row(p, sample_alias(p.alias, p.vocab_size, draws[i]));
+  }
+};
+
+// The negatives of a pair some pairs later, this centre's or the next one's.
+inline float* const* negatives_ahead(const SgnsParams& p, const CenterPairs& pairs, const CenterPairs& next,
+                                     int64_t pair) {
+  constexpr int64_t kPairsAhead = 3;
+  const int64_t later = pair + kPairsAhead - pairs.count();
+  const CenterPairs& of = later < 0 || next.count() == 0 ? pairs : next;
+  return of.negatives.data() + std::min(later < 0 ? pair + kPairsAhead : later, of.count() - 1) * p.negative;
+}
+
+// The rows of a pair's outputs, the context's first, the negatives from output `first` on (zeros before), and
+// `entering` and the negatives `later`, to be prefetched. Gives how many outputs are copies.
+inline int find_pair(const SgnsParams& p, int64_t padded, Scratch* s, float* context, float* const* negatives,
+                     float* const* later, int first, float* entering) {
+  const int num_outputs = first + p.negative;
+  float **outputs = s->outputs.data(), **ahead = s->ahead.data();
+  outputs[0] = context;
+  std::fill(outputs + 1, outputs + first, s->zeros);
+  std::copy(negatives, negatives + p.negative, outputs + first);
+  std::fill(ahead, ahead + first, entering);
+  std::copy(later, later + p.negative, ahead + first);
+  std::fill(ahead + num_outputs, ahead + num_outputs + kBlock, entering);
+  s->collisions.clear();
+  for (int n = first; n < num_outputs; ++n)
+    if (outputs[n] == context) s->collisions.push_back({n, 0});
+  return separate(outputs, num_outputs, padded, s->copies, s->originals.data());
+}
+
+// A vector against the outputs that were found, at most kGroup.
+struct OnePair {
+  Scratch* s;
+  float* const* vector;
+  int64_t padded;
+  float lr;
+  Vf* loss;
+  template <int N>
+  W2V_INLINE void run() const {
+    float* const weights = s->weights.data();
+    Vf lane;
+    for (int i = 0; i < kWidth; ++i) lane[i] = static_cast<float>(i);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n += kWidth) {
+      const Vf here = lane + static_cast<float>(n);
+      store(weights + n, here < 1.0f ? broadcast(-1.0f) : here < static_cast<float>(N) ? broadcast(1.0f) : Vf{});
+    }
+    for (const Collision& c : s->collisions) weights[c.output] = 0;
+    Vf sum = *loss;
+    score_rows<N, 1>(vector, 1, s->outputs.data(), padded, weights, s->coef.data(), broadcast(-lr), &sum);
+    *loss = sum;
+    update_rows<N, true, true>(vector, 1, s->outputs.data(), padded, s->coef.data(), s->deltas.data(), s->ahead.data());
+  }
+};
+
+// Centre by centre, its vector against the output vectors of its contexts, one after the other, each with negatives of
+// its own, as fastText does it. (Negatives that the contexts share are cheaper and cost analogies.) Coefficients taken
+// for a whole block at once, as plain skip-gram does, diverge here at fastText's learning rate: words with n-grams in
+// common add to each other's steps.
+inline void train_pairs(const SgnsParams& p, int64_t padded, Scratch* s, CenterPairs (&ring)[3], LossSum* loss) {
+  const Batch& batch = s->batch;
+  const int64_t num_blocks = static_cast<int64_t>(batch.blocks.size());
+  const int32_t mask = 1;
+  const int first = 1 + p.negative <= kGroup ? 1 : kBlock;  // what train_context can do has kBlock centres
+  int64_t block = 0, drawn = 0;
+  int g = 0;
+  const auto draw_next = [&] {
+    if (block == num_blocks) return;
+    ring[drawn++ % 3].draw_negatives(p, batch, batch.blocks[block], g);
+    if (++g == batch.blocks[block].count) g = 0, ++block;
+  };
+  draw_next();
+  if (drawn > 0) ring[0].find_negatives(p);
+  draw_next();
+  for (int64_t c = 0; c < drawn; ++c) {  // the next centre's negatives are found, those of the one after it drawn
+    if (c + 1 < drawn) ring[(c + 1) % 3].find_negatives(p);
+    const CenterPairs &pairs = ring[c % 3], &next = ring[(c + 1 < drawn ? c + 1 : c) % 3];
+    draw_next();
+    float* const* const vector = batch.in_rows.data() + pairs.center;
+    float* const entering = batch.out_rows[std::min<int64_t>(pairs.center + p.window + 1, batch.kept - 1)];
+    int64_t pair = 0;
+    for (int32_t i = pairs.from; i < pairs.to; ++i) {
+      if (i == pairs.center) continue;
+      const int copies = find_pair(p, padded, s, batch.out_rows[i], pairs.negatives.data() + pair * p.negative,
+                                   negatives_ahead(p, pairs, next, pair), first, entering);
+      if (first == 1) {
+        with_group_size(1 + p.negative, OnePair{s, vector, padded, pairs.lr, &loss->block});
+      } else {
+        train_context(p, padded, s, pairs.lr, vector, &mask, loss);
+      }
+      if (copies > 0) unite(copies, padded, s->copies, s->originals.data());
+      ++pair;
+    }
+    loss->end_block();
+  }
 }
 
 // The mean of a window, in the place of a context, and behind it what it starts from.
@@ -269,19 +380,17 @@ inline void train_subwords(const SubwordParams& p, int64_t begin, int64_t end, S
   const int64_t padded = (e.dim + kWidth - 1) / kWidth * kWidth, pairs = stats->pairs;
   Scratch scratch(e, padded);
   Bag bag(padded);
+  CenterPairs ring[3];
   LossSum loss;
   int64_t centers = 0;
   words->slot.resize(e.vocab_size, -1);
   each_batch(e, begin, end, &scratch.batch, stats, [&] {
     meet_words(p, padded, &scratch.batch, words);
+    if (!p.cbow) return train_pairs(e, padded, &scratch, ring, &loss);
     const int64_t num_blocks = static_cast<int64_t>(scratch.batch.blocks.size());
     for (int64_t b = 0; b < num_blocks; ++b) {
-      if (p.cbow) {
-        train_bags(p, padded, &scratch, b, &bag, &loss);
-        centers += scratch.batch.blocks[b].count;
-      } else {
-        train_pairs(e, padded, &scratch, b, &loss);
-      }
+      train_bags(p, padded, &scratch, b, &bag, &loss);
+      centers += scratch.batch.blocks[b].count;
     }
   });
   scatter(p, padded, begin, words);

@@ -64,7 +64,8 @@ Tensor train_subwords(const Tensor& in_weight, const Tensor& ngram_weight, const
   SubwordParams subwords = check_subwords(in_weight, ngram_weight, first, entries, word_rows, group_rows);
   check_in_place(in_weight, ngram_weight);
   check_in_place(ngram_weight, out_weight);
-  params.own_negatives = true;
+  params.own_negatives = cbow;
+  params.no_negatives = !cbow;
   subwords.cbow = cbow;
   subwords.others = threads > 1;
   W2V_CHECK(stretch >= 1, "stretch: expected an integer >= 1, got ", stretch);

@@ -25,6 +25,8 @@ struct StretchWords {
   std::vector<int32_t> seen;    // by slot: occurrences
   std::vector<float*> rows;     // by slot: the vector, and behind it what it was at first
   std::vector<float*> sums;     // the rows to add up or to add to, word by word
+  int64_t listed_from = 0;      // `sums` has the rows of words [listed_from, listed)
+  size_t listed = 0;
   std::vector<std::vector<float>> memory;
 };
 

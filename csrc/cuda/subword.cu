@@ -1,11 +1,11 @@
 // An epoch of fastText's models on the GPU: the kernel around subword_warp.h, and its operator.
 //
-// One warp trains one sentence at a time, as in epoch.cu. Bounds, per kept word, with n sums (16 on the IMDB corpus)
-// and K = 5 at D = 100: n + 1 + K rows of 400 bytes read and as many added to by atomics, 18 KB, so at an assumed 3
-// TB/s of L2 170 M words/s while the sums (55 MB there) fit it, and 4.3 TB/s of memory allow no more. A context costs 3
-// (1 + K) D multiply-adds on rows in shared memory, 21 reads and writes of 16 bytes per lane and 128 columns: 6
-// contexts a word take 500 cycles of an SM's shared memory, 450 M words/s on 132 of them. None of it has been run on a
-// GPU.
+// One warp trains one sentence at a time, as in epoch.cu. Bounds, per kept word, with n sums (16 on the IMDB corpus), 6
+// contexts and K = 5 at D = 100: n + 6 (1 + K) rows of 400 bytes read and as many added to by atomics, 42 KB, so at an
+// assumed 3 TB/s of L2 70 M words/s while the sums (55 MB there) fit it. Continuous bag of words has n + 1 + K rows, 18
+// KB and 170 M words/s. A context costs 3 (1 + K) D multiply-adds on rows in shared memory, 33 reads and writes of 16
+// bytes per lane and 128 columns: 6 contexts a word take 800 cycles of an SM's shared memory, 290 M words/s on 132 of
+// them. None of it has been run on a GPU.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
