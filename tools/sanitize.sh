@@ -35,7 +35,7 @@ for library in $libraries libstdc++.so; do preload+="$(g++ -print-file-name="$li
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:detect_stack_use_after_return=1
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 if [ "$kind" = thread ]; then
-    export TSAN_OPTIONS="suppressions=$project/tools/tsan.supp:halt_on_error=0:exitcode=66:second_deadlock_stack=1"
+    export TSAN_OPTIONS="suppressions=$project/tools/tsan.supp:halt_on_error=0:exitcode=66:second_deadlock_stack=1:${TSAN_OPTIONS:-}"
     tests="${TESTS:-tests/test_hogwild_threads.py}"
 else
     tests="${TESTS:-tests/test_loss.py tests/test_step.py tests/test_sgns_kernel.py tests/test_cbow.py
@@ -44,6 +44,7 @@ else
         tests/test_formats.py tests/test_formats_more.py tests/test_fasttext_bin.py tests/test_loading.py
         tests/test_fuzz.py}"
 fi
+# Reports go to stderr as they come (pytest would show those of failed tests only).
 # The addresses of a process are not drawn at random: ThreadSanitizer of gcc 12 cannot have them anywhere.
 # shellcheck disable=SC2086
-setarch "$(uname -m)" -R env LD_PRELOAD="$preload" "$python" -m pytest -q -x -p no:cacheprovider -p no:xdist $tests
+setarch "$(uname -m)" -R env LD_PRELOAD="$preload" "$python" -m pytest -q -x -p no:cacheprovider -p no:xdist --capture=sys $tests
