@@ -1,5 +1,6 @@
 """Checkpoints: several of them, written whole, found again when the newest is damaged; SIGTERM."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -57,6 +58,21 @@ def make_trainer(**changes):
     corpus = w2v_ext.corpus_from_sequences([[1, 2, 3, 4, 5]] * 4000)
     settings = {"dim": 8, "epochs": 8, "threads": 1, "sample": 0, "min_count": 1, "device": "cpu"}
     return w2v_ext.Trainer(corpus, w2v_ext.TrainConfig(**settings, **changes))
+
+
+@pytest.mark.parametrize("name", [CHECKPOINT, "checkpoint-1.safetensors"])
+def test_what_a_killed_write_left_is_removed(tmp_path, name):
+    save(tmp_path, 1, 2)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".{name}.{dead.pid}.tmp"
+    left.touch()
+    save(tmp_path, 2, 2)
+    assert left.exists()  # it may be somebody's still
+    os.utime(left, (0, 0))
+    save(tmp_path, 3, 2)
+    assert not left.exists()
+    assert values(tmp_path) == [3, 2]
 
 
 def test_words_between_checkpoints_and_the_one_before_a_damaged_one(tmp_path):

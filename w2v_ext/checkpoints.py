@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .files import parse_json, write_files
+from .files import parse_json, remove_abandoned, write_files
 from .packages import import_package
 from .tensor_file import open_tensors, write_tensors
 
@@ -55,6 +55,7 @@ def save_checkpoint(directory: str | Path, weights: dict[str, Tensor], metadata:
 
 def _copy(path: Path, to: Path) -> None:
     """A second name for a file, or where the file system has no such thing, a copy; it replaces what was there."""
+    remove_abandoned(to)
     temporary = to.with_name(f".{to.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:

@@ -78,6 +78,13 @@ def make_new(path: Path) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
 
 
+def remove_abandoned(path: Path) -> None:
+    """Remove temporary files of ``path`` that killed processes have left."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if abandoned(left):
+            left.unlink(missing_ok=True)
+
+
 def write_files(
     writers: dict[Path, Callable[[Path], object]], before_renaming: Callable[[], object] | None = None
 ) -> None:
@@ -93,9 +100,7 @@ def write_files(
         OSError: naming the real path whose writing failed; no temporary file is left, no real one touched.
     """
     for path in writers:
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            if abandoned(left):
-                left.unlink(missing_ok=True)
+        remove_abandoned(path)
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in writers}
     try:
         for path, write in writers.items():
