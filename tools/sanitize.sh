@@ -43,6 +43,8 @@ else
         tests/test_optim.py tests/test_tokenise.py tests/test_corpus.py tests/test_text_errors.py tests/test_phrases.py
         tests/test_formats.py tests/test_formats_more.py tests/test_fasttext_bin.py tests/test_loading.py
         tests/test_fuzz.py}"
+    # The fuzzer's own crashes and limits of memory, in Python: AddressSanitizer makes other ones of them.
+    tests+=" --deselect=tests/test_fuzz.py::test_the_driver_finds_errors_crashes_and_allocations"
 fi
 # Reports go to stderr as they come (pytest would show those of failed tests only).
 # The addresses of a process are not drawn at random: ThreadSanitizer of gcc 12 cannot have them anywhere.
