@@ -40,7 +40,7 @@ def test_threads_learn_together(corpus, name):
     )
     trainer.fit()
     losses = trainer.state.losses
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     assert torch.isfinite(trainer.in_weight).all()
 
 

@@ -19,8 +19,9 @@ STRETCH = 512  # ids (and the sentence begun): how far apart words see what othe
 def stretch_of(threads: int) -> int:
     """Ids that each of so many threads trains before the others see it: together at most 1024 to 8 threads.
 
-    With 16 threads in step, one epoch over 17 M words gives analogies .508 with 512 ids each, .512 with 128; one thread
-    .519. Each stretch ends with bringing the frequent rows together, so they should not get much shorter.
+    With 16 threads in step, one epoch over 17 M words gives analogies .500 with 128 ids each; one thread .496. (When
+    the words of a window shared their negatives: .508 with 512 ids, .512 with 128, one thread .519.) Each stretch ends
+    with bringing the frequent rows together, so they should not get much shorter.
     """
     return max(128, min(STRETCH, 2 * STRETCH // (1 << (threads - 1).bit_length())))
 
