@@ -24,7 +24,9 @@ if not TEXT_ONLY:
     from torch.utils import cpp_extension
 
 TORCH_2_10 = "0x020a000000000000"  # the oldest release whose stable ABI the kernels use
-CXX_FLAGS = ["-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
+STANDARD = "-std=c++20"  # PyTorch before 2.12 would ask for 17
+CXX_FLAGS = ["-O3", "-g0", STANDARD, "-fno-math-errno", "-fvisibility=hidden"]
+CXX_FLAGS += [f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
 SANITIZE = os.environ.get("W2V_EXT_SANITIZE", "")
 SANITIZER_FLAGS = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if SANITIZE else []
 SANITIZER_FLAGS += ["-g1", "-O1"] if SANITIZE else []
@@ -75,7 +77,7 @@ extensions = [
         "w2v_ext._text",
         sources("text", "*.cpp"),
         include_dirs=[pybind11_headers()],
-        extra_compile_args=["-O3", "-g0", "-fvisibility=hidden", "-std=c++20", *SANITIZER_FLAGS],
+        extra_compile_args=["-O3", "-g0", "-fvisibility=hidden", STANDARD, *SANITIZER_FLAGS],
         extra_link_args=SANITIZER_FLAGS,
         language="c++",
     ),
@@ -100,7 +102,7 @@ if not TEXT_ONLY and want_cuda():
             include_dirs=[os.path.abspath("csrc")],
             extra_compile_args={
                 "cxx": [*CXX_FLAGS, "-DUSE_CUDA"],
-                "nvcc": ["-O3", "-Xcompiler=-fvisibility=hidden", CXX_FLAGS[-1], "-DUSE_CUDA"],
+                "nvcc": ["-O3", STANDARD, "-Xcompiler=-fvisibility=hidden", CXX_FLAGS[-1], "-DUSE_CUDA"],
             },
             py_limited_api=True,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from gpu_common import DEVICE, ON_GPU, copy_bandwidth, judged, open_corpus, spee
 import w2v_ext
 from w2v_ext import optim
 
-SECONDS = 100  # after which no further run is begun
+SECONDS = float(os.environ.get("FAMILY_SECONDS", "100"))  # after which no further run is begun
 HELD_OUT = 5000  # reviews
 MODELS: dict[str, dict] = {
     "cbow": {"model": "cbow"},

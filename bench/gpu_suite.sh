@@ -11,6 +11,8 @@
 #                 judged word sets (default: data)
 #   PYTHON        the python to use (default: python3)
 #   SECONDS_ALL   time for all stages together (default: 520)
+#   STAGES        what to run of: epoch loss tests sanitizers resources quality optim family sweep seq2seq profile
+#                 (default: all but the last two; profile needs Nsight Compute)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 dry=
@@ -66,19 +68,24 @@ END
 }
 
 build() {
+  local loads='import w2v_ext.ops as o; assert o.has_cuda_kernels(), "built, but not loaded"'
   if [[ -n $dry ]]; then
     echo "dry run: nothing is built"
     return
   fi
   nvidia-smi
+  "$python" -c "$loads" 2> /dev/null && { echo "built already"; return; }
   nvcc --version || "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" --version
   W2V_EXT_CUDA=1 MAX_JOBS="${MAX_JOBS:-$(nproc)}" "$python" setup.py build_ext --inplace &&
-    "$python" -c 'import w2v_ext.ops as o; assert o.has_cuda_kernels(), "built, but not loaded"'
+    "$python" -c "$loads"
 }
 
 tests() {
-  "$python" -m pytest -q -p no:cacheprovider -m "cuda and (slow or not slow)" --durations=8 \
-    tests/test_cuda.py tests/test_cuda_{step,optim,trainer,epoch,family,subword,classify,glove}.py &&
+  local workers=()
+  "$python" -c 'import xdist' 2> /dev/null && [[ -z $dry ]] && workers=(-n 8)
+  "$python" -m pytest -q -p no:cacheprovider -m "cuda and (slow or not slow)" --durations=8 "${workers[@]}" \
+    tests/test_cuda.py tests/test_cuda_{step,optim,trainer,epoch,family,subword,classify,glove}.py \
+    tests/test_nearest.py tests/test_seq2seq_{model,training}.py tests/test_trainer.py &&
     { [[ -n $dry ]] || grep -q -E "[1-9][0-9]* passed" "$work/tests.log"; }  # all skipped is not passed
 }
 
@@ -101,23 +108,44 @@ sanitize() {
 
 bench() { "$python" bench/gpu_bench.py "$1" --data "$data" --out "$work/parts/$1.json" $dry; }
 
+seq2seq() {
+  [[ -n $dry ]] && { echo "dry run: not run"; return; }
+  "$python" bench/seq2seq_speed.py decoder --device cuda --out "$work/parts/seq2seq-decoder.json" &&
+    "$python" bench/seq2seq_speed.py loss --device cuda --rounds 3 --out "$work/parts/seq2seq-loss.json"
+}
+
+# What the epoch kernels wait for: Nsight Compute's report of one launch of each, and its counts for each instruction.
+profile() {
+  local only=(--section SpeedOfLight --section LaunchStats --section Occupancy --section SchedulerStats)
+  only+=(--section WarpStateStats --section MemoryWorkloadAnalysis --section ComputeWorkloadAnalysis)
+  only+=(--section InstructionStats --section SourceCounters)
+  [[ -n $dry ]] && { "$python" bench/gpu_profile.py --data "$data" --dry-run; return; }
+  ncu --clock-control none --profile-from-start off "${only[@]}" -f -o "$work/profile" \
+    "$python" bench/gpu_profile.py --data "$data" || return
+  ncu --import "$work/profile.ncu-rep" --page details > "$out/profile.txt"
+  ncu --import "$work/profile.ncu-rep" --page source --csv | gzip > "$out/profile.csv.gz"
+}
+
 # timeout runs programs, not functions.
-export -f build tests sanitize bench
-export python work data dry
+export -f build tests sanitize bench seq2seq profile
+export python work data dry out
 in_shell() { stage "$1" "$2" bash -c "$3"; }
+wanted() { [[ " ${STAGES:-epoch loss tests sanitizers resources quality optim family sweep} " == *" $1 "* ]]; }
 
 in_shell build 200 build
-in_shell epoch 90 "bench epoch"
-in_shell loss 90 "bench loss"
+wanted epoch && in_shell epoch 90 "bench epoch"
+wanted loss && in_shell loss 90 "bench loss"
 # Tests and sanitizers look at no clock: all at once.
-in_shell tests 180 tests &
-for tool in memcheck racecheck initcheck; do in_shell "$tool" 180 "sanitize $tool" & done
-[[ -z $dry ]] && PYTHON="$python" in_shell resources 120 "bash tools/compile_cuda.sh" &
+wanted tests && in_shell tests 180 tests &
+for tool in memcheck racecheck initcheck; do wanted sanitizers && in_shell "$tool" 180 "sanitize $tool" & done
+[[ -z $dry ]] && wanted resources && PYTHON="$python" in_shell resources 120 "bash tools/compile_cuda.sh" &
 wait
-in_shell quality 120 "bench quality"
-in_shell optim 40 "bench optim"
-in_shell family 150 "bench family"
-in_shell sweep 120 "bench sweep"
+wanted quality && in_shell quality 120 "bench quality"
+wanted optim && in_shell optim 40 "bench optim"
+wanted family && in_shell family 150 "bench family"
+wanted sweep && in_shell sweep 120 "bench sweep"
+wanted seq2seq && in_shell seq2seq 120 seq2seq
+wanted profile && in_shell profile 90 profile
 cp -f build/cuda_resources.txt "$out/" 2> /dev/null
 cat "$work"/{memcheck,racecheck,initcheck}.log > "$out/sanitizer.log" 2> /dev/null
 echo "==== stages (exit, seconds):"
