@@ -44,10 +44,11 @@ def main() -> None:
     """Run all cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--first", type=int, default=len(CASES), help="only so many of the cases")
     parser.add_argument("--dry-run", action="store_true")
     args = parser.parse_args()
     corpus = open_corpus(args.dry_run, args.data)
-    for case in CASES:
+    for case in CASES[: args.first]:
         profile(corpus, 10_000 if args.dry_run else 2_000_000, **case)
 
 

@@ -11,6 +11,7 @@
 #                 judged word sets (default: data)
 #   PYTHON        the python to use (default: python3)
 #   SECONDS_ALL   time for all stages together (default: 520)
+#   CASES         how many of the cases of gpu_profile.py the stage profile runs (default: 2; each takes 10 to 60 s)
 #   STAGES        what to run of: epoch loss tests sanitizers resources quality optim family sweep seq2seq profile
 #                 (default: all but the last two; profile needs Nsight Compute)
 set -uo pipefail
@@ -120,8 +121,8 @@ profile() {
   only+=(--section WarpStateStats --section MemoryWorkloadAnalysis --section ComputeWorkloadAnalysis)
   only+=(--section InstructionStats --section SourceCounters)
   [[ -n $dry ]] && { "$python" bench/gpu_profile.py --data "$data" --dry-run; return; }
-  ncu --clock-control none --profile-from-start off "${only[@]}" -f -o "$work/profile" \
-    "$python" bench/gpu_profile.py --data "$data" || return
+  ncu --clock-control none --profile-from-start off --kernel-name regex:train_ "${only[@]}" -f -o "$work/profile" \
+    "$python" bench/gpu_profile.py --data "$data" --first "${CASES:-2}" || return
   ncu --import "$work/profile.ncu-rep" --page details > "$out/profile.txt"
   ncu --import "$work/profile.ncu-rep" --page source --csv | gzip > "$out/profile.csv.gz"
 }

@@ -13,6 +13,7 @@ constexpr int kStretch = 256;     // ids a warp takes at a time: short, so that 
 constexpr int kOutputs = 7;       // rows of out that a warp holds in registers: of kBlock centres and 5 negatives
 constexpr int kCoefPitch = 8;     // floats from one context's coefficients to the next one's: two 16-byte reads
 constexpr int kTileContexts = 4;  // contexts whose scores are summed together: 4 x 7 of 32 lanes
+constexpr int kMaskedSlots = 32;  // slots, the first ones, of which a word of bits tells which are to be fetched
 static_assert(kOutputs <= kCoefPitch && kTileContexts * kOutputs <= kWarpLanes);
 
 template <typename T>
@@ -37,6 +38,7 @@ struct EpochParams {
   uint32_t epoch, epochs;
   double lr;
   bool prefetch;  // the tables do not fit the L2 cache
+  int hot_words;  // of words below it, the frequent ones, what a block has moved is added to memory at once
 
   W2V_HOST_DEVICE int32_t id(int64_t i) const { return ids[i - first]; }
 
@@ -69,11 +71,13 @@ inline int64_t chunk_end(const int32_t* ids, int64_t num_ids, int64_t begin, int
 struct EpochLayout {
   int32_t contexts;     // 2 W + kBlock: the most words in the windows of a block, its centres among them
   int32_t queue;        // a power of two, at least contexts + 32: what is in the windows, and one read of 32 words
-  int32_t pitch;        // floats from row to row: D rounded up to a multiple of 4
+  int32_t pitch;        // columns of a row: D rounded up to a multiple of 4
+  int32_t width;        // floats from row to row, zeros behind the columns: a multiple of 128, 4 for each lane, so that
+                        // no lane need be told from the others
   int32_t groups;       // of kOutputs outputs
   int32_t draw_blocks;  // whose negatives are drawn at a time
 
-  int32_t value, base;  // float (contexts, pitch): the slots: rows as they are now, and as they were read
+  int32_t value, base;  // float (contexts, width): the slots: rows as they are now, and as they were read
   int32_t deltas;       // float (contexts, 128): steps of the contexts, while there are groups of outputs to come
   int32_t coef;         // float (groups, contexts, kCoefPitch): lr times weight times (label - sigmoid(score))
   int32_t queue_place;  // int64 (queue,): places in the sentence
@@ -92,11 +96,12 @@ struct EpochLayout {
     queue = 64;
     while (queue < contexts + kWarpLanes) queue *= 2;
     pitch = static_cast<int32_t>((dim + 3) / 4 * 4);
+    width = (pitch + 4 * kWarpLanes - 1) / (4 * kWarpLanes) * (4 * kWarpLanes);
     groups = (outputs + kOutputs - 1) / kOutputs;
     draw_blocks = negative > 0 ? larger(1, kWarpLanes / negative) : 1;
     bytes = 0;
-    value = take(int64_t{4} * (contexts + extra) * pitch);
-    base = take(int64_t{4} * contexts * pitch);
+    value = take(int64_t{4} * (contexts + extra) * width);
+    base = take(int64_t{4} * contexts * width);
     deltas = take(groups > 1 ? int64_t{4} * contexts * 4 * kWarpLanes : 0);
     coef = take(int64_t{4} * groups * contexts * kCoefPitch);
     queue_place = take(int64_t{8} * queue);

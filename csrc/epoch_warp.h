@@ -17,13 +17,18 @@ class SentenceTrainer : public BlockProducts<Warp, T, kChunks, SentenceTrainer<W
   template <typename U>
   using PerLane = typename Products::template PerLane<U>;
   using Products::Products;
-  static constexpr int kCentersPerDraw = kBlock, kTile = kTileContexts, kSteps = 0;
+  static constexpr int kCentersPerDraw = kBlock, kFetchTogether = kChunks == 3 ? 2 : 4, kKnownChunks = kChunks,
+                       kSteps = 0;
+  static constexpr int kTile = kTileContexts, kTiles = kChunks == 1                                 ? 3
+                                                       : kChunks == 2 && sizeof(T) >= sizeof(float) ? 2
+                                                                                                    : 1;
 
   // kBlock neighbouring centres, one at the end of a sentence of an odd number of words.
   struct Block {
     int64_t first, low;  // queued words: the centres [first, first + count), the contexts [low, low + num_contexts)
     int count, num_contexts;
     int32_t word[kBlock], reach[kBlock];  // of the centres
+    int offset;                           // low - first
   };
 
   W2V_DEVICE bool has_output(const Block& block, int output) const {
@@ -41,35 +46,35 @@ class SentenceTrainer : public BlockProducts<Warp, T, kChunks, SentenceTrainer<W
     return has_output(block, output) ? out_row(output_word(block, output)) : nullptr;
   }
 
+  W2V_DEVICE int32_t mark_of(const Block& block, int output) const {
+    return has_output(block, output) ? output_word(block, output) : -1;
+  }
+
   // -1: context m is in the window of the centre `output`. c > 0: the negative `output` stands for c windows that m is
   // in; one whose centre is the same word does not count.
-  W2V_DEVICE float weight_of(const Block& block, int m, int output) const {
-    if (!has_output(block, output)) return 0;
-    const int32_t word = output_word(block, output);
+  W2V_DEVICE float weight_of(const Block& block, int m, int output, int32_t mark) const {
     float weight = 0;
     W2V_UNROLL
     for (int g = 0; g < kBlock; ++g) {
-      const int distance = static_cast<int>(block.low - block.first) + m - g;
-      const bool inside = g < block.count && distance != 0 && distance <= block.reach[g] && -distance <= block.reach[g];
-      if (output < kBlock) {
-        weight -= inside && output == g ? 1.0f : 0.0f;
-      } else {
-        weight += inside && word != block.word[g] ? 1.0f : 0.0f;
-      }
+      const int distance = block.offset + m - g;
+      const bool inside =
+          (g < block.count) & (distance != 0) & (distance <= block.reach[g]) & (-distance <= block.reach[g]);
+      const float of_center = output == g ? -1.0f : 0.0f, of_negative = mark != block.word[g] ? 1.0f : 0.0f;
+      weight += inside ? (output < kBlock ? of_center : of_negative) : 0.0f;
     }
-    return weight;
+    return mark >= 0 ? weight : 0.0f;
   }
 
   W2V_DEVICE void train_block(int64_t first) {
     this->need_negatives(first);
-    Block block{first, first, static_cast<int>(smaller<int64_t>(kBlock, filled_ - first)), 0, {}, {}};
+    Block block{first, first, static_cast<int>(smaller<int64_t>(kBlock, filled_ - first)), 0, {}, {}, 0};
     PerLane<Vec4> outputs[kOutputs][kChunks > 0 ? kChunks : 1];
     if constexpr (kChunks > 0) {  // on their way while the words that come into the windows are looked after
+      this->find_outputs(block);
       W2V_UNROLL
       for (int n = 0; n < kOutputs; ++n) {
-        const T* row = output_row(block, n);
         W2V_UNROLL
-        for (int chunk = 0; chunk < kChunks; ++chunk) this->load_output(row, chunk, &outputs[n][chunk]);
+        for (int chunk = 0; chunk < kChunks; ++chunk) this->load_output(this->rows_[n], chunk, &outputs[n][chunk]);
       }
     }
     this->enter_windows(first);
@@ -86,6 +91,7 @@ class SentenceTrainer : public BlockProducts<Warp, T, kChunks, SentenceTrainer<W
       pairs_ += to - from;
     }
     block.num_contexts = static_cast<int>(last + 1 - block.low);
+    block.offset = static_cast<int>(block.low - first);
     warp_.each_lane([&](int lane) {
       for (int m = lane; m < block.num_contexts; m += kWarpLanes)
         this->template at<int32_t>(layout_.context)[m] = slot_of(block.low + m);

@@ -35,8 +35,9 @@ class PathProducts : public BlockProducts<Warp, float, 0, Self> {
   W2V_DEVICE float* output_row(const PathBlock& block, int n) const {
     return n < block.num_nodes ? this->out_row(step_of(n) >> 1) : nullptr;
   }
-  W2V_DEVICE float weight_of(const PathBlock& block, int, int n) const {  // the score of a node is high for code 0
-    return n < block.num_nodes ? static_cast<float>(2 * (step_of(n) & 1) - 1) : 0.0f;
+  W2V_DEVICE int32_t mark_of(const PathBlock& block, int n) const { return n < block.num_nodes ? step_of(n) : -1; }
+  W2V_DEVICE float weight_of(const PathBlock&, int, int, int32_t mark) const {  // the score is high for code 0
+    return mark >= 0 ? static_cast<float>(2 * (mark & 1) - 1) : 0.0f;
   }
 
  protected:
@@ -62,7 +63,8 @@ template <typename Warp>
 class SkipGramTree : public PathProducts<Warp, SkipGramTree<Warp>> {
  public:
   using Path = PathProducts<Warp, SkipGramTree<Warp>>;
-  static constexpr int kCentersPerDraw = 0, kTile = kTileContexts, kSteps = 0;
+  static constexpr int kCentersPerDraw = 0, kFetchTogether = 4, kKnownChunks = 0;
+  static constexpr int kTile = kTileContexts, kTiles = 2, kSteps = 0;
   static constexpr int kExtraRows = 0;
 
   W2V_DEVICE SkipGramTree(Warp& warp, const FamilyParams& params, const EpochLayout& layout, char* shared, float* in,
@@ -109,7 +111,7 @@ class Bags : public Parent {
     const int64_t low = this->window_low(center), high = this->window_high(center);
     const float take = params_.mean ? share(center) : 1.0f;
     this->warp_.each_lane([&](int lane) {
-      for (int chunk = 0; this->inside(chunk, lane); ++chunk) {
+      for (int chunk = 0; chunk < this->chunks(); ++chunk) {
         Vec4 sum{0, 0, 0, 0};
         for (int64_t e = low; e < high; ++e)
           if (e != center) add_scaled(&sum, take, this->value(this->slot_of(e), chunk, lane));
@@ -122,7 +124,7 @@ class Bags : public Parent {
     const int64_t low = this->window_low(center), high = this->window_high(center);
     const float give = params_.divide ? share(center) : 1.0f;
     this->warp_.each_lane([&](int lane) {
-      for (int chunk = 0; this->inside(chunk, lane); ++chunk) {
+      for (int chunk = 0; chunk < this->chunks(); ++chunk) {
         const Vec4 step = this->value(bag(g) + kSteps, chunk, lane);
         for (int64_t e = low; e < high; ++e)
           if (e != center) add_scaled(&this->value(this->slot_of(e), chunk, lane), give, step);
@@ -138,7 +140,7 @@ class CbowTree : public Bags<Warp, PathProducts<Warp, CbowTree<Warp>>> {
  public:
   using Parent = Bags<Warp, PathProducts<Warp, CbowTree<Warp>>>;
   using Parent::Parent;
-  static constexpr int kCentersPerDraw = 0, kTile = 1;
+  static constexpr int kCentersPerDraw = 0, kFetchTogether = 4, kKnownChunks = 0, kTile = 1, kTiles = 1;
 
   W2V_DEVICE void train_block(int64_t first) {
     this->enter_windows(first);
@@ -166,7 +168,7 @@ class Cbow : public Bags<Warp, BlockProducts<Warp, float, 0, Cbow<Warp>>> {
  public:
   using Parent = Bags<Warp, BlockProducts<Warp, float, 0, Cbow<Warp>>>;
   using Parent::Parent;
-  static constexpr int kCentersPerDraw = kBlock, kTile = kBlock;
+  static constexpr int kCentersPerDraw = kBlock, kFetchTogether = 4, kKnownChunks = 0, kTile = kBlock, kTiles = 1;
 
   W2V_DEVICE int num_outputs(const CbowBlock&) const { return kBlock + this->p_.negative; }
 
@@ -180,10 +182,13 @@ class Cbow : public Bags<Warp, BlockProducts<Warp, float, 0, Cbow<Warp>>> {
     return has_output(block, n) ? this->out_row(output_word(block, n)) : nullptr;
   }
 
+  W2V_DEVICE int32_t mark_of(const CbowBlock& block, int n) const {
+    return has_output(block, n) ? output_word(block, n) : -1;
+  }
   // A negative that is the centre does not count.
-  W2V_DEVICE float weight_of(const CbowBlock& block, int g, int n) const {
+  W2V_DEVICE float weight_of(const CbowBlock& block, int g, int n, int32_t mark) const {
     if (n < kBlock) return n == g ? -1.0f : 0.0f;
-    return has_output(block, n) && output_word(block, n) != this->word_of(block.first + g) ? 1.0f : 0.0f;
+    return mark >= 0 && mark != this->word_of(block.first + g) ? 1.0f : 0.0f;
   }
 
   W2V_DEVICE void train_block(int64_t first) {

@@ -76,17 +76,17 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
   m.def(
       "train_sgns_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
       "Tensor alias, Tensor keep, int first, int num_ids, int begin, int end, int window, int negative, int seed, "
-      "int epoch, int epochs, float lr, int sentences_in_flight) -> ()");
+      "int epoch, int epochs, float lr, int sentences_in_flight, int hot_words) -> ()");
   // The same of CBOW and of hierarchical softmax, in float32; longest: the nodes of the longest path.
   m.def(
       "train_cbow_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
       "Tensor alias, Tensor keep, bool mean, bool divide, int first, int num_ids, int begin, int end, int window, "
-      "int negative, int seed, int epoch, int epochs, float lr, int sentences_in_flight) -> ()");
+      "int negative, int seed, int epoch, int epochs, float lr, int sentences_in_flight, int hot_words) -> ()");
   m.def(
       "train_hs_cuda_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor(c!) sums, Tensor(d!) bad, Tensor ids, "
       "Tensor path_start, Tensor path, Tensor keep, int longest, bool cbow, bool mean, bool divide, int first, "
       "int num_ids, int begin, int end, int window, int seed, int epoch, int epochs, float lr, "
-      "int sentences_in_flight) -> ()");
+      "int sentences_in_flight, int hot_words) -> ()");
   // fastText's models: rows that the same words have are kept as one sum, those of one word alone in in_weight (V, D),
   // all others in ngram_weight (C, D). Word w has the sums entries[first[w]:first[w + 1]] (e >= V: ngram_weight[e -
   // V]), of word_rows (V,) rows; sum e is of group_rows (V + C,) rows. Trains on the whole stretches of ids, at
@@ -102,7 +102,7 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
       "train_subwords_cuda_(Tensor(a!) in_weight, Tensor(b!) ngram_weight, Tensor(c!) out_weight, Tensor(d!) sums, "
       "Tensor(e!) bad, Tensor first_entry, Tensor entries, Tensor word_rows, Tensor group_rows, Tensor ids, "
       "Tensor alias, Tensor keep, bool cbow, int first, int num_ids, int begin, int end, int window, int negative, "
-      "int seed, int epoch, int epochs, float lr, int sentences_in_flight) -> ()");
+      "int seed, int epoch, int epochs, float lr, int sentences_in_flight, int hot_words) -> ()");
   // The vectors of the words (V, D): their sums, divided by word_rows.
   m.def(
       "compose_subwords(Tensor in_weight, Tensor ngram_weight, Tensor first, Tensor entries, Tensor word_rows, "

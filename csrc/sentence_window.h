@@ -3,8 +3,10 @@
 //
 // The sentence slides through a queue of kept words, two at a time. A word's row is fetched once, when it comes within
 // W of a centre, into a slot of shared memory, is used and moved there by all blocks it is in, and what it has moved is
-// added to memory once, when it leaves; the same word twice in the queue shares a slot, as it shares a row. Lane l
-// holds the columns 4 l + 128 c, 4 l + 1 + 128 c, ...; rows never cross lanes.
+// added to memory once, when it leaves; the same word twice in the queue shares a slot, as it shares a row. A frequent
+// word is in many sentences' windows at the same time, and all would move its row from where it was: its row is added
+// to memory after every block and fetched again before the next. Lane l holds the columns 4 l + 128 c, 4 l + 1 + 128 c,
+// ...; rows never cross lanes.
 //
 // Written once for the GPU and for the tests' emulation: `Warp` gives the lanes. On the GPU each_lane(f) calls f for
 // the thread's own lane and PerLane<T> is a register; in the emulation f runs for all lanes, one after the other, and
@@ -17,8 +19,8 @@
 //   exchange(&x, mask)          lane gets the x of lane ^ mask
 //   sync()                      shared memory written before is seen by all lanes after
 //   take()                      the next number of the counter
-//   load(row, column)           4 numbers of a row in global memory, as it is now
-//   add(row, column, old, now, bits)  row += now - old; bits are random, for stochastic rounding
+//   load(row, column, here)     4 numbers of a row in global memory, as it is now; zeros where `here` does not hold
+//   add(row, column, old, now, bits, here)  row += now - old; bits are random, for stochastic rounding
 //   prefetch(row, bytes)        a hint
 //   report(i)                   word i of the corpus is out of range
 //   check(rule)                 stops where it does not hold
@@ -33,9 +35,11 @@ namespace w2v {
 // Self is the model, derived from this class:
 //
 //   kCentersPerDraw         neighbouring centres that share their negatives; 0: there are none
+//   kFetchTogether          rows of words that are on their way at a time
 //   train_block(center)     trains queued words center and, where there is one, center + 1
-//   fetch(word, column)     4 numbers of a word's row, and
-//   give(word, column, old, now)  what becomes of what it has moved: as below, or the model's own
+//   kKnownChunks            pieces of 128 columns that a row has, where that is known; or 0
+//   fetch(word, column, here)  4 numbers of a word's row, and
+//   give(word, column, old, now, here)  what becomes of what it has moved: as below, or the model's own
 template <typename Warp, typename T, typename Self>
 class SentenceWindow {
  public:
@@ -79,12 +83,17 @@ class SentenceWindow {
 
   static W2V_DEVICE int32_t column(int chunk, int lane) { return 4 * (chunk * kWarpLanes + lane); }
   W2V_DEVICE bool inside(int chunk, int lane) const { return column(chunk, lane) < layout_.pitch; }
-  W2V_DEVICE int chunks() const { return (layout_.pitch + 4 * kWarpLanes - 1) / (4 * kWarpLanes); }
+  W2V_DEVICE int chunks() const {
+    return Self::kKnownChunks > 0 ? Self::kKnownChunks : layout_.width / (4 * kWarpLanes);
+  }
+  W2V_DEVICE int32_t width() const {
+    return Self::kKnownChunks > 0 ? Self::kKnownChunks * 4 * kWarpLanes : layout_.width;
+  }
   W2V_DEVICE Vec4& value(int32_t slot, int chunk, int lane) const {
-    return *at<Vec4>(layout_.value + 4 * (slot * layout_.pitch + column(chunk, lane)));
+    return *at<Vec4>(layout_.value + 4 * (slot * width() + column(chunk, lane)));
   }
   W2V_DEVICE Vec4& base(int32_t slot, int chunk, int lane) const {
-    return *at<Vec4>(layout_.base + 4 * (slot * layout_.pitch + column(chunk, lane)));
+    return *at<Vec4>(layout_.base + 4 * (slot * width() + column(chunk, lane)));
   }
   W2V_DEVICE T* in_row(int32_t word) const { return in_ + word * stride_; }
   W2V_DEVICE T* out_row(int32_t word) const { return out_ + word * stride_; }
@@ -97,9 +106,11 @@ class SentenceWindow {
   W2V_DEVICE int64_t window_low(int64_t center) const { return larger<int64_t>(0, center - reach_of(center)); }
   W2V_DEVICE int64_t window_high(int64_t center) const { return smaller(filled_, center + reach_of(center) + 1); }
 
-  W2V_DEVICE Vec4 fetch(int32_t word, int32_t column) const { return Warp::load(in_row(word), column); }
-  W2V_DEVICE void give(int32_t word, int32_t column, const Vec4& old, const Vec4& now) const {
-    Warp::add(in_row(word), column, old, now, rounding_bits(column));
+  W2V_DEVICE Vec4 fetch(int32_t word, int32_t column, bool here) const {
+    return Warp::load(in_row(word), column, here);
+  }
+  W2V_DEVICE void give(int32_t word, int32_t column, const Vec4& old, const Vec4& now, bool here) const {
+    Warp::add(in_row(word), column, old, now, rounding_bits(column), here);
   }
 
   W2V_DEVICE void train(int64_t start) {
@@ -111,6 +122,7 @@ class SentenceWindow {
     place_ = 0;
     open_ = true;
     filled_ = entered_ = left_ = drawn_begin_ = drawn_end_ = 0;
+    hot_ = 0;
     warp_.sync();  // no lane is at the sentence before, with its slots
     warp_.each_lane([&](int lane) {
       for (int32_t slot = lane; slot < layout_.contexts; slot += kWarpLanes) last_of(slot) = -1;
@@ -122,6 +134,7 @@ class SentenceWindow {
       if (center >= filled_) break;
       if (filled_ == 1) break;  // nothing to predict
       self().train_block(center);
+      give_hot();
     }
     for (; left_ < entered_; ++left_) leave(left_);
     words_ += filled_;
@@ -192,13 +205,39 @@ class SentenceWindow {
     warp_.sync();
   }
 
-  // Brings the words that are in a window of the block at `first`, or before it, into slots.
+  // Brings the words that are in a window of the block at `first`, or before it, into slots, and the rows of frequent
+  // words to where others have moved them.
   W2V_DEVICE void enter_windows(int64_t first) {
-    for (; entered_ < filled_ && entered_ < first + kBlock + p_.window; ++entered_) enter(entered_);
+    uint32_t wanted = hot_;
+    for (; entered_ < filled_ && entered_ < first + kBlock + p_.window; ++entered_) wanted |= enter(entered_);
+    wanted |= hot_;
+    while (wanted != 0) {
+      constexpr int kTogether = Self::kFetchTogether;
+      int32_t slot[kTogether], word[kTogether];
+      W2V_UNROLL
+      for (int i = 0; i < kTogether; ++i) {
+        slot[i] = wanted != 0 ? lowest_bit(wanted) : -1;
+        wanted &= wanted - 1;
+      }
+      W2V_UNROLL
+      for (int i = 0; i < kTogether; ++i) word[i] = at<int32_t>(layout_.slot_word)[larger(slot[i], 0)];
+      warp_.each_lane([&](int lane) {
+        for (int chunk = 0; chunk < chunks(); ++chunk) {
+          Vec4 row[kTogether];
+          W2V_UNROLL
+          for (int i = 0; i < kTogether; ++i)
+            row[i] = self().fetch(word[i], column(chunk, lane), slot[i] >= 0 && inside(chunk, lane));
+          W2V_UNROLL
+          for (int i = 0; i < kTogether; ++i)
+            if (slot[i] >= 0) value(slot[i], chunk, lane) = base(slot[i], chunk, lane) = row[i];
+        }
+      });
+    }
   }
 
-  // Brings the row of queued word e into a slot: the one where it is, or a free one.
-  W2V_DEVICE void enter(int64_t e) {
+  // Gives queued word e a slot: the one where it is, or a free one, whose bit is returned for its row to be fetched
+  // (beyond kMaskedSlots, it is fetched here).
+  W2V_DEVICE uint32_t enter(int64_t e) {
     const int32_t word = word_of(e);
     const int32_t* slot_word = at<int32_t>(layout_.slot_word);
     int32_t slot = -1, free = -1;
@@ -210,12 +249,19 @@ class SentenceWindow {
       if (same != 0) slot = first + lowest_bit(same);
       if (unused != 0 && free < 0) free = first + lowest_bit(unused);
     }
+    uint32_t wanted = 0;
     if (slot < 0) {  // there is a free one: at most 2 W + kBlock - 1 other words are in the windows
       slot = free;
-      warp_.each_lane([&](int lane) {
-        for (int chunk = 0; inside(chunk, lane); ++chunk)
-          value(slot, chunk, lane) = base(slot, chunk, lane) = self().fetch(word, column(chunk, lane));
-      });
+      if (slot < kMaskedSlots) {
+        wanted = 1u << slot;
+        if (word < p_.hot_words) hot_ |= wanted;
+      } else {
+        warp_.each_lane([&](int lane) {
+          for (int chunk = 0; chunk < chunks(); ++chunk)
+            value(slot, chunk, lane) = base(slot, chunk, lane) =
+                self().fetch(word, column(chunk, lane), inside(chunk, lane));
+        });
+      }
     }
     warp_.sync();  // all lanes have looked at the slots
     warp_.each_lane([&](int lane) {
@@ -225,16 +271,30 @@ class SentenceWindow {
       slot_of(e) = slot;
     });
     warp_.sync();
+    return wanted;
   }
 
-  // Queued word e has left the windows: what its row has moved is added to memory, unless the word is there once more.
+  // Queued word e has left the windows: what its row has moved is added to memory, unless the word is there once more,
+  // or this has been done after the last block.
   W2V_DEVICE void leave(int64_t e) {
     const int32_t slot = slot_of(e);
     if (last_of(slot) != e) return;
-    const int32_t word = word_of(e);
+    if (slot < kMaskedSlots && (hot_ >> slot & 1u) != 0) {
+      hot_ &= ~(1u << slot);
+    } else {
+      give_slot(slot);
+    }
+  }
+
+  W2V_DEVICE void give_hot() {
+    for (uint32_t left = hot_; left != 0; left &= left - 1) give_slot(lowest_bit(left));
+  }
+
+  W2V_DEVICE void give_slot(int32_t slot) {
+    const int32_t word = at<int32_t>(layout_.slot_word)[slot];
     warp_.each_lane([&](int lane) {
-      for (int chunk = 0; inside(chunk, lane); ++chunk)
-        self().give(word, column(chunk, lane), base(slot, chunk, lane), value(slot, chunk, lane));
+      for (int chunk = 0; chunk < chunks(); ++chunk)
+        self().give(word, column(chunk, lane), base(slot, chunk, lane), value(slot, chunk, lane), inside(chunk, lane));
     });
     ++step_;
   }
@@ -254,7 +314,8 @@ class SentenceWindow {
   int64_t drawn_begin_, drawn_end_;     // centres whose negatives are drawn
   uint64_t key_, rounding_key_, step_;  // step_ counts rows that were added to
   float rate_;
-  bool open_;  // there are words to read
+  uint32_t hot_;  // the slots of frequent words, as bits: between blocks, memory has their rows
+  bool open_;     // there are words to read
 };
 
 }  // namespace w2v

@@ -33,9 +33,9 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
   using Window = SentenceWindow<Warp, float, SubwordTrainer<Warp>>;
   template <typename U>
   using PerLane = typename Window::template PerLane<U>;
-  static constexpr int kCentersPerDraw = 1;
-  static constexpr int kTogether = 8;      // outputs whose scores are summed together
-  static constexpr int kSumsTogether = 4;  // sums of a word that are on their way at a time
+  static constexpr int kCentersPerDraw = 1, kFetchTogether = 1, kKnownChunks = 0;
+  static constexpr int kTogether = 8;      // outputs that are read, and whose scores are summed, together
+  static constexpr int kSumsTogether = 8;  // sums of a word that are on their way at a time
 
   // Rows behind the words': the outputs as they are now, then as they were read; then a window's mean.
   static W2V_HOST_DEVICE constexpr int extra_rows(int negative) { return 2 * (1 + negative) + 1; }
@@ -44,13 +44,13 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
                             float* out, int64_t stride)
       : Window(warp, sums.epoch, layout, shared, in, out, stride), sums_(sums) {}
 
-  W2V_DEVICE Vec4 fetch(int32_t word, int32_t column) const {
+  W2V_DEVICE Vec4 fetch(int32_t word, int32_t column, bool here) const {
     Vec4 sum{0, 0, 0, 0};
     each_sum(word, [&](const int32_t (&entries)[kSumsTogether]) {
       Vec4 rows[kSumsTogether];
       W2V_UNROLL
       for (int i = 0; i < kSumsTogether; ++i)
-        rows[i] = entries[i] >= 0 ? Warp::load(sum_row(entries[i]), column) : Vec4{0, 0, 0, 0};
+        rows[i] = Warp::load(sum_row(larger(entries[i], 0)), column, here && entries[i] >= 0);
       W2V_UNROLL
       for (int i = 0; i < kSumsTogether; ++i) add_scaled(&sum, 1.0f, rows[i]);
     });
@@ -58,7 +58,7 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
     return {sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale};
   }
 
-  W2V_DEVICE void give(int32_t word, int32_t column, const Vec4& old, const Vec4& now) const {
+  W2V_DEVICE void give(int32_t word, int32_t column, const Vec4& old, const Vec4& now, bool here) const {
     const Vec4 step{now.x - old.x, now.y - old.y, now.z - old.z, now.w - old.w}, none{0, 0, 0, 0};
     each_sum(word, [&](const int32_t (&entries)[kSumsTogether]) {
       float rows[kSumsTogether];  // of each sum
@@ -69,7 +69,7 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
         if (entries[i] < 0) continue;
         Vec4 all = none;
         add_scaled(&all, rows[i], step);
-        Warp::add(sum_row(entries[i]), column, none, all, 0);
+        Warp::add(sum_row(entries[i]), column, none, all, 0, here);
       }
     });
   }
@@ -150,13 +150,24 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
     this->warp_.sync();
   }
 
+  // Several at a time, as each is on its way for longer than a pair takes to be learnt.
   W2V_DEVICE void read_outputs(int64_t target) {
-    for (int n = 0; n < num_outputs(); ++n) {
-      const float* row = this->out_row(output_word(target, n));
+    for (int first = 0; first < num_outputs(); first += kTogether) {
+      const float* rows[kTogether];
+      W2V_UNROLL
+      for (int i = 0; i < kTogether; ++i)
+        rows[i] = first + i < num_outputs() ? this->out_row(output_word(target, first + i)) : nullptr;
       this->warp_.each_lane([&](int lane) {
-        for (int chunk = 0; this->inside(chunk, lane); ++chunk)
-          this->value(now(n), chunk, lane) = this->value(before(n), chunk, lane) =
-              Warp::load(row, this->column(chunk, lane));
+        for (int chunk = 0; chunk < this->chunks(); ++chunk) {
+          Vec4 read[kTogether];
+          W2V_UNROLL
+          for (int i = 0; i < kTogether; ++i)
+            read[i] = Warp::load(rows[i], this->column(chunk, lane), rows[i] != nullptr && this->inside(chunk, lane));
+          W2V_UNROLL
+          for (int i = 0; i < kTogether; ++i)
+            if (rows[i] != nullptr)
+              this->value(now(first + i), chunk, lane) = this->value(before(first + i), chunk, lane) = read[i];
+        }
       });
     }
   }
@@ -165,9 +176,9 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
     for (int n = 0; n < num_outputs(); ++n) {
       float* row = this->out_row(output_word(target, n));
       this->warp_.each_lane([&](int lane) {
-        for (int chunk = 0; this->inside(chunk, lane); ++chunk)
+        for (int chunk = 0; chunk < this->chunks(); ++chunk)
           Warp::add(row, this->column(chunk, lane), this->value(before(n), chunk, lane),
-                    this->value(now(n), chunk, lane), 0);
+                    this->value(now(n), chunk, lane), 0, this->inside(chunk, lane));
       });
     }
     this->warp_.sync();  // negatives may be drawn again
@@ -179,7 +190,7 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
     for (int64_t e = low; e < high; ++e)
       if (e != center) total += sums_.word_rows[this->word_of(e)];
     this->warp_.each_lane([&](int lane) {
-      for (int chunk = 0; this->inside(chunk, lane); ++chunk) {
+      for (int chunk = 0; chunk < this->chunks(); ++chunk) {
         Vec4 sum{0, 0, 0, 0};
         for (int64_t e = low; e < high; ++e)
           if (e != center)
@@ -194,10 +205,11 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
   // high) are, but not `apart`.
   W2V_DEVICE void learn(int64_t target, int32_t slot, int64_t apart, int64_t low, int64_t high) {
     float* coef = this->template at<float>(this->layout_.coef);
+    this->warp_.sync();  // lanes are together again
     for (int first = 0; first < num_outputs(); first += kTogether) score(target, slot, first, coef);
     this->warp_.sync();
     this->warp_.each_lane([&](int lane) {
-      for (int chunk = 0; this->inside(chunk, lane); ++chunk) {
+      for (int chunk = 0; chunk < this->chunks(); ++chunk) {
         const Vec4 row = this->value(slot, chunk, lane);
         Vec4 step{0, 0, 0, 0};
         for (int n = 0; n < num_outputs(); ++n) {
@@ -213,11 +225,12 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
   }
 
   W2V_DEVICE void score(int64_t target, int32_t slot, int first, float* coef) {
-    PerLane<float> sums[kTogether];
+    PerLane<float> all_sums[1][kTogether];
+    auto& sums = all_sums[0];
     this->warp_.each_lane([&](int lane) {
       W2V_UNROLL
       for (int i = 0; i < kTogether; ++i) sums[i][lane] = 0;
-      for (int chunk = 0; this->inside(chunk, lane); ++chunk) {
+      for (int chunk = 0; chunk < this->chunks(); ++chunk) {
         const Vec4 row = this->value(slot, chunk, lane);
         W2V_UNROLL
         for (int i = 0; i < kTogether; ++i)
@@ -225,7 +238,7 @@ class SubwordTrainer : public SentenceWindow<Warp, float, SubwordTrainer<Warp>> 
             sums[i][lane] = dot(sums[i][lane], row, this->value(now(first + i), chunk, lane));
       }
     });
-    sum_over_lanes<kTogether>(this->warp_, sums);
+    sum_over_lanes<kTogether, 1>(this->warp_, all_sums);
     this->warp_.each_lane([&](int lane) {
       const int n = first + lane;
       if (lane >= kTogether || n >= num_outputs()) return;

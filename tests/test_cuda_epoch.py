@@ -93,6 +93,13 @@ def test_sentences_in_flight_are_bounded_by_the_device_and_by_the_hottest_row():
     assert default_sentences_in_flight(132, 0.0, 5) == 132 * cuda_epoch.WARPS_PER_MULTIPROCESSOR
 
 
+def test_words_of_which_there_are_many_copies_are_hot():
+    shares = np.array([0.1, 0.01, 0.001, 0.0])
+    assert cuda_epoch.hot_words(500, shares, 5) == 2  # 600, 60 and 6 copies
+    assert cuda_epoch.hot_words(1, shares, 5) == 0
+    assert cuda_epoch.hot_words(1, np.ones(1), 5) == 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dim", [1, 7, 8, 100, 300])
 def test_rows_on_the_device_are_padded_to_32_bytes(dtype, dim):

@@ -28,7 +28,7 @@ def settings_of(model, negative=5, **changes):
     return settings | ({"negative": negative} if model == "cbow" else {"cbow": model == "cbow-hs"})
 
 
-def on_cpu(case, model, **changes):
+def on_cpu(case, model, hot_words=0, **changes):
     weights, ids, keep, other = case
     settings = {**settings_of(model, **changes), "begin": 0, "end": len(ids), "threads": 1}
     if model == "cbow":
@@ -90,6 +90,12 @@ def test_mean_or_sum_divided_or_not(any_cuda, model, mean, divide):
 def test_every_dimension_and_window(any_cuda, lanes, model, dim, window):
     case = {"vocab": 2000, "dim": dim, "repeats": False, "sentences": 6}
     assert_as_on_the_cpu(any_cuda, model, case=case, window=window, epoch=1)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("hot_words", [3, 30])
+def test_rows_of_frequent_words_go_back_after_every_block(any_cuda, lanes, model, hot_words):
+    assert_as_on_the_cpu(any_cuda, model, 2e-5, case={"dim": 20}, hot_words=hot_words)
 
 
 @pytest.mark.parametrize("negative", [1, 4, 6, 13, 40])
@@ -200,13 +206,13 @@ def test_the_trainer_gives_the_cpu_trainers_vectors(any_cuda, settings, monkeypa
 
 
 def test_a_tree_bears_fewer_sentences_in_flight(pretended_cuda):
-    assert default_sentences_in_flight(132, 1e-4, 5, 1.0) == cuda_epoch.HOT_COPIES
+    assert default_sentences_in_flight(132, 1e-4, 5, 1.0) == cuda_epoch.HOT_OUTPUT_COPIES
     corpus = small_corpus()
     flights = [
         _on_cuda(corpus, TrainConfig(min_count=1, dim=4, loss=loss), pretended_cuda).sentences_in_flight
         for loss in ("ns", "hs")
     ]
-    assert 1 <= flights[1] <= cuda_epoch.HOT_COPIES
+    assert 1 <= flights[1] <= cuda_epoch.HOT_OUTPUT_COPIES
 
 
 @pytest.mark.cuda

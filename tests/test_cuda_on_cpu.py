@@ -127,13 +127,15 @@ def test_square_norms(emulated):
 # ---- the epoch -----------------------------------------------------------------------------------------------------
 
 
-def train_emulated(ops, start, ids, alias, keep, *, window=5, negative=5, lr=0.05, flight=1, dtype=torch.float32):
+def train_emulated(
+    ops, start, ids, alias, keep, *, window=5, negative=5, lr=0.05, flight=1, hot=0, dtype=torch.float32
+):
     tables = [device_weight(*weight.shape, dtype, torch.device("cpu")) for weight in start]
     for table, weight in zip(tables, start, strict=True):
         table.copy_(weight)
     sums, bad = torch.zeros(3, dtype=torch.float64), torch.full((1,), 2**63 - 1)
     ops.train_sgns_cuda_(
-        *tables, sums, bad, ids, alias, keep, 0, len(ids), 0, len(ids), window, negative, 7, 0, 2, lr, flight
+        *tables, sums, bad, ids, alias, keep, 0, len(ids), 0, len(ids), window, negative, 7, 0, 2, lr, flight, hot
     )
     return [t.float() for t in tables], sums.tolist(), int(bad)
 
@@ -142,10 +144,11 @@ def train_emulated(ops, start, ids, alias, keep, *, window=5, negative=5, lr=0.0
     ("dim", "window", "negative"),
     [(1, 1, 1), (20, 5, 5), (100, 5, 5), (130, 3, 4), (300, 2, 3), (40, 2, 13), (400, 2, 2)],
 )
-def test_epoch_matches_the_cpu(emulated, lanes, dim, window, negative):
+@pytest.mark.parametrize("hot", [0, 20])
+def test_epoch_matches_the_cpu(emulated, lanes, dim, window, negative, hot):
     repeats = negative <= 5  # with several groups of outputs, repeated words differ in second order
     case = make_case(vocab=30 if repeats else 20_000, dim=dim, sentences=6, repeats=repeats)
-    got, sums, bad = train_emulated(emulated, *case, window=window, negative=negative)
+    got, sums, bad = train_emulated(emulated, *case, window=window, negative=negative, hot=hot)
     wanted = train(*case, window=window, negative=negative)
     assert bad == 2**63 - 1
     assert sums[1:] == list(wanted[1:])
@@ -184,6 +187,7 @@ def test_bad_words_and_settings_are_named(emulated):
         ({"negative": 1001}, "negative: expected an integer from 1"),
         ({"lr": 0.0}, "lr: expected a positive number"),
         ({"flight": 0}, "sentences_in_flight: expected an integer from 1"),
+        ({"hot": 31}, "hot_words: expected an integer from 0 to 30, got 31"),
         ({"window": 10_000}, "dim, window: expected the 20002 rows of a block.s windows to fit 232448 bytes"),
     ):
         with pytest.raises((ValueError, RuntimeError), match=message):
@@ -208,7 +212,9 @@ def cuda_trainer(pretended_cuda):
     def make(corpus, **changes):
         trainer = Trainer(corpus, config(device="cpu", **changes))
         cpu = trainer.method
-        trainer.method = CudaEpoch(cpu.device, cpu.config, cpu.in_weight, cpu.ids, cpu.alias, cpu.keep, 0.01)
+        trainer.method = CudaEpoch(
+            cpu.device, cpu.config, cpu.in_weight, cpu.ids, cpu.alias, cpu.keep, np.array([0.01])
+        )
         return trainer
 
     return make

@@ -20,7 +20,7 @@ pytestmark = [
 
 def train_cuda(
     start, ids, alias, keep, *, window=5, negative=5, seed=7, epoch=0, epochs=2, lr=0.05, flight=1, cuts=(),
-    dtype=torch.float32,
+    dtype=torch.float32, hot=0,
 ):  # fmt: skip
     """Train copies of two (V, D) tables; gives them on the CPU in float32, and loss, pairs, words."""
     tables = []
@@ -35,6 +35,7 @@ def train_cuda(
         ops.train_sgns_cuda_(
             *tables, sums, bad, *on_device, first=0, num_ids=len(ids), begin=begin, end=end, window=window,
             negative=negative, seed=seed, epoch=epoch, epochs=epochs, lr=lr, sentences_in_flight=flight,
+            hot_words=hot,
         )  # fmt: skip
     for table in tables:
         whole = torch.as_strided(table, (len(table), table.stride(0)), (table.stride(0), 1))
@@ -63,10 +64,11 @@ def test_one_sentence_in_flight_matches_the_reference(dim, window, negative):
 
 
 @pytest.mark.parametrize(("window", "negative"), [(1, 1), (5, 5), (12, 4), (20, 3)])
-@pytest.mark.parametrize("dim", [5, 100])
-def test_one_sentence_in_flight_matches_the_cpu_where_words_repeat(dim, window, negative):
+@pytest.mark.parametrize("dim", [5, 100, 300])
+@pytest.mark.parametrize("hot", [0, 10])
+def test_one_sentence_in_flight_matches_the_cpu_where_words_repeat(dim, window, negative, hot):
     case = make_case(dim=dim)
-    got, sums, _ = train_cuda(*case, window=window, negative=negative)
+    got, sums, _ = train_cuda(*case, window=window, negative=negative, hot=hot)
     wanted = train(*case, window=window, negative=negative)
     assert sums[1:] == list(wanted[1:])
     assert sums[0] == pytest.approx(wanted[0], rel=1e-5)
@@ -91,11 +93,12 @@ def test_many_sentences_in_flight_train_every_sentence_once(flight):
 
 
 @pytest.mark.parametrize("dim", [16, 100, 300])
-def test_many_sentences_in_flight_lose_no_update(dim):
+@pytest.mark.parametrize("hot", [0, 30])
+def test_many_sentences_in_flight_lose_no_update(dim, hot):
     # lr so small that updates add up: what matters is that all of them arrive.
     case = make_case(vocab=300, sentences=3000, dim=dim)
     alone, _, _ = train_cuda(*case, lr=1e-5)
-    together, _, _ = train_cuda(*case, lr=1e-5, flight=1000)
+    together, _, _ = train_cuda(*case, lr=1e-5, flight=1000, hot=hot)
     for one, other, before in zip(together, alone, case[0], strict=True):
         assert (one - other).norm() < 0.02 * (other - before).norm()
 
@@ -133,6 +136,7 @@ def test_diverged_weights_show_in_the_loss():
         ({"negative": 1001}, "negative: expected an integer from 1"),
         ({"lr": 0.0}, "lr: expected a positive number"),
         ({"flight": 0}, "sentences_in_flight: expected an integer from 1"),
+        ({"hot": -1}, "hot_words: expected an integer from 0 to 30, got -1"),
         ({"window": 10_000}, "dim, window: expected the 20002 rows of a block.s windows to fit"),
         ({"epoch": 2}, "epoch: expected 0 <= epoch < epochs, got 2 of 2"),
     ],

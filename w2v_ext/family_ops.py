@@ -182,6 +182,7 @@ def train_cbow_cuda_(
     epochs: int,
     lr: float,
     sentences_in_flight: int,
+    hot_words: int = 0,
 ) -> None:
     """Train as :func:`train_cbow_` does, on CUDA: queued on the current stream, without waiting for the device.
 
@@ -191,12 +192,13 @@ def train_cbow_cuda_(
         in_weight, out_weight: (V, D) float32, laid out as :func:`w2v_ext.ops.train_sgns_cuda_` wants them.
         mean, divide: as in :func:`train_cbow_`.
         sums, bad, ids, alias, keep, first, num_ids, begin, end, window, negative, seed, epoch, epochs, lr,
-            sentences_in_flight: as in :func:`w2v_ext.ops.train_sgns_cuda_`; ``sums`` counts centres, not pairs.
+            sentences_in_flight, hot_words: as in :func:`w2v_ext.ops.train_sgns_cuda_`; ``sums`` counts
+            centres, not pairs.
     """
     ops._call(
         ops._ops.train_cbow_cuda_,
         *(in_weight, out_weight, sums, bad, ids, alias, keep, mean, divide, first, num_ids, begin, end),
-        *(window, negative, seed, epoch, epochs, lr, sentences_in_flight),
+        *(window, negative, seed, epoch, epochs, lr, sentences_in_flight, hot_words),
     )
 
 
@@ -224,6 +226,7 @@ def train_hs_cuda_(
     epochs: int,
     lr: float,
     sentences_in_flight: int,
+    hot_words: int = 0,
 ) -> None:
     """Train as :func:`train_hs_` does, on CUDA: queued on the current stream, without waiting for the device.
 
@@ -234,13 +237,14 @@ def train_hs_cuda_(
         in_weight, out_weight: (V, D) float32, laid out as :func:`w2v_ext.ops.train_sgns_cuda_` wants them.
         path_start, path, cbow, mean, divide: as in :func:`train_hs_`, on the device. What they hold is not checked.
         longest: nodes of the longest path; a longer one stops the kernel.
-        sums, bad, ids, keep, first, num_ids, begin, end, window, seed, epoch, epochs, lr, sentences_in_flight: as in
+        sums, bad, ids, keep, first, num_ids, begin, end, window, seed, epoch, epochs, lr, sentences_in_flight,
+            hot_words: as in
             :func:`w2v_ext.ops.train_sgns_cuda_`.
     """
     ops._call(
         ops._ops.train_hs_cuda_,
         *(in_weight, out_weight, sums, bad, ids, path_start, path, keep, longest, cbow, mean, divide),
-        *(first, num_ids, begin, end, window, seed, epoch, epochs, lr, sentences_in_flight),
+        *(first, num_ids, begin, end, window, seed, epoch, epochs, lr, sentences_in_flight, hot_words),
     )
 
 
@@ -270,6 +274,7 @@ def train_subwords_cuda_(
     epochs: int,
     lr: float,
     sentences_in_flight: int,
+    hot_words: int = 0,
 ) -> None:
     """Train as :func:`train_subwords_` does, on CUDA: queued on the current stream, without waiting for the device.
 
@@ -283,11 +288,11 @@ def train_subwords_cuda_(
             :class:`w2v_ext.subwords.SubwordGroups`, on the device. What they hold is not checked.
         cbow: as in :func:`train_subwords_`.
         sums, bad, ids, alias, keep, first, num_ids, begin, end, window, negative, seed, epoch, epochs, lr,
-            sentences_in_flight: as in :func:`w2v_ext.ops.train_sgns_cuda_`.
+            sentences_in_flight, hot_words: as in :func:`w2v_ext.ops.train_sgns_cuda_`.
     """
     ops._call(
         ops._ops.train_subwords_cuda_,
         *(in_weight, ngram_weight, out_weight, sums, bad, first_entry, entries, word_rows, group_rows),
         *(ids, alias, keep, cbow, first, num_ids, begin, end, window, negative, seed, epoch, epochs, lr),
-        sentences_in_flight,
+        *(sentences_in_flight, hot_words),
     )

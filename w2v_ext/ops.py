@@ -245,6 +245,7 @@ def train_sgns_cuda_(
     epochs: int,
     lr: float,
     sentences_in_flight: int,
+    hot_words: int = 0,
 ) -> None:
     """Train as :func:`train_sgns_` does, on CUDA: queued on the current stream, without waiting for the device.
 
@@ -262,6 +263,8 @@ def train_sgns_cuda_(
         begin, end: the places in the corpus between which the sentences start that are trained on.
         window, negative, seed, epoch, epochs, lr: as in :func:`train_sgns_`.
         sentences_in_flight: warps at work, each on a sentence.
+        hot_words: so many of the first words are so frequent that several sentences have each in a window at a time:
+            what their rows have moved is added after every two centres, and fetched again, not only when they leave.
 
     Raises:
         ValueError: an argument that does not fit, or rows of a window that do not fit the device's shared memory.
@@ -269,7 +272,7 @@ def train_sgns_cuda_(
     _call(
         _ops.train_sgns_cuda_,
         *(in_weight, out_weight, sums, bad, ids, alias, keep, first, num_ids, begin, end),
-        *(window, negative, seed, epoch, epochs, lr, sentences_in_flight),
+        *(window, negative, seed, epoch, epochs, lr, sentences_in_flight, hot_words),
     )
 
 

@@ -188,7 +188,7 @@ class Trainer:
             TrainingError: the loss is no longer finite (the last checkpoint is kept), or there was no pair to train on.
         """
         state, config = self.state, self.config
-        most = min(max(self.method.length * config.epochs // 50, 1 << 16), 1 << 28)  # 50 points of a curve
+        most = min(max(self.method.length * config.epochs // self.method.points, 1 << 16), 1 << 28)
         ids_per_slice, last_save = self.method.part or min(1 << 18, most), (time.monotonic(), self.words_done)
         _ = self._fingerprint if checkpoint_dir is not None else None
         with _StopOnInterrupt(self):

@@ -213,7 +213,8 @@ class LineTrainer {
   __device__ void score(int64_t count, const Row& row) const {
     DeviceWarp warp(nullptr, nullptr);
     for (int64_t first = 0; first < count; first += kTogether) {
-      DeviceWarp::PerLane<float> sums[kTogether];
+      DeviceWarp::PerLane<float> all_sums[1][kTogether];
+      auto& sums = all_sums[0];
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) sums[i].own = 0;
       for (int d = 4 * lane_; d < a_.pitch; d += 4 * kWarp) {
@@ -221,7 +222,7 @@ class LineTrainer {
         for (int i = 0; i < kTogether; ++i)
           if (first + i < count) sums[i].own = dot(sums[i].own, at(d), load_shared_row(row(first + i) + d));
       }
-      sum_over_lanes<kTogether>(warp, sums);
+      sum_over_lanes<kTogether, 1>(warp, all_sums);
       if (lane_ < kTogether && first + lane_ < count) scores_[first + lane_] = sums[0].own;
     }
     __syncwarp();

@@ -52,22 +52,24 @@ class DeviceWarp {
   }
 
   template <typename T>
-  static __device__ __forceinline__ Vec4 load(const T* row, int32_t column) {
-    return load_shared_row(row + column);
+  static __device__ __forceinline__ Vec4 load(const T* row, int32_t column, bool here) {
+    return load_shared_row(row + column, here);
   }
 
-  static __device__ __forceinline__ void add(float* row, int32_t column, const Vec4& old, const Vec4& now, uint64_t) {
-    add_to_row(row + column, {now.x - old.x, now.y - old.y, now.z - old.z, now.w - old.w});
+  static __device__ __forceinline__ void add(float* row, int32_t column, const Vec4& old, const Vec4& now, uint64_t,
+                                             bool here) {
+    add_to_row(row + column, {now.x - old.x, now.y - old.y, now.z - old.z, now.w - old.w}, here);
   }
 
   // The sum is rounded, and the difference to what was read is added: a number of bfloat16's own grid there, so that
   // steps of others in between are not lost, and nothing is rounded once more.
   static __device__ __forceinline__ void add(__nv_bfloat16* row, int32_t column, const Vec4& old, const Vec4& now,
-                                             uint64_t bits) {
+                                             uint64_t bits, bool here) {
     const uint32_t low = static_cast<uint32_t>(bits), high = static_cast<uint32_t>(bits >> 32);
     add_to_row(row + column,
                {stochastic_round(now.x, low & 0xFFFFu) - old.x, stochastic_round(now.y, low >> 16) - old.y,
-                stochastic_round(now.z, high & 0xFFFFu) - old.z, stochastic_round(now.w, high >> 16) - old.w});
+                stochastic_round(now.z, high & 0xFFFFu) - old.z, stochastic_round(now.w, high >> 16) - old.w},
+               here);
   }
 
   template <typename T>

@@ -28,15 +28,14 @@
 namespace w2v {
 namespace {
 
-// Blocks on an SM for which registers must do: 2 x 7 rows of a warp lie in them, of up to kChunks pieces (of bfloat16,
-// rounding takes some more).
-template <typename T, int kChunks>
-constexpr int kBlocksAtOnce = kChunks < (sizeof(T) < 4 ? 2 : 3) ? 3 : 2;
+// Blocks on an SM for which registers must do. There is seldom more than one: sentences in flight are few, for the sake
+// of what they learn, and a warp that holds much in registers waits less.
+constexpr int kBlocksAtOnce = 2;
 
 // sums (3,) += loss, pairs, words after subsampling; bad becomes the first place of a word that is out of range, if
 // any. Each of `warps` warps has layout.bytes of the dynamic shared memory.
 template <typename T, int kChunks>
-__global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T, kChunks>)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     train_sentences(const __grid_constant__ EpochParams params, const __grid_constant__ EpochLayout layout, T* in,
                     T* out, int64_t stride, int64_t warps, Counter* counter, Counter* bad, double* sums) {
   const int own = static_cast<int>(threadIdx.x) / kWarp;
@@ -73,9 +72,10 @@ void start_with(const EpochArguments& a, const EpochParams& params, const EpochL
 void train(const Tensor& in_weight, const Tensor& out_weight, const Tensor& sums, const Tensor& bad, const Tensor& ids,
            const Tensor& alias, const Tensor& keep, int64_t first, int64_t num_ids, int64_t begin, int64_t end,
            int64_t window, int64_t negative, int64_t seed, int64_t epoch, int64_t epochs, double lr,
-           int64_t sentences_in_flight) {
+           int64_t sentences_in_flight, int64_t hot_words) {
   const EpochArguments a{in_weight, out_weight, sums,   bad,  ids,   keep,   first, num_ids,
-                         begin,     end,        window, seed, epoch, epochs, lr,    sentences_in_flight};
+                         begin,     end,        window, seed, epoch, epochs, lr,    sentences_in_flight,
+                         hot_words};
   EpochParams params = a.check();
   params.alias = check_noise(alias, in_weight, negative);
   params.negative = static_cast<int>(negative);

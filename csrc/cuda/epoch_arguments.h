@@ -19,11 +19,12 @@ inline int attribute(cudaDeviceAttr which, int device) {
 }
 
 // Warps of a block of so many bytes of shared memory each: as many as fit, at most kThreads / kWarp, and fewer where
-// otherwise some multiprocessors would have none.
+// one multiprocessor would have more than it need.
 inline int64_t warps_of_block(int64_t warps, int64_t bytes, int device) {
   const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   const int64_t most = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  return larger<int64_t>(1, smaller(most / bytes, smaller<int64_t>(kThreads / kWarp, warps / multiprocessors)));
+  return larger<int64_t>(
+      1, smaller(most / bytes, smaller<int64_t>(kThreads / kWarp, (warps + multiprocessors - 1) / multiprocessors)));
 }
 
 inline void check_weight(const Tensor& weight, const char* name, const Tensor& like) {
@@ -67,7 +68,7 @@ struct __attribute__((visibility("hidden"))) EpochArguments {
   const Tensor &in_weight, &out_weight, &sums, &bad, &ids, &keep;
   int64_t first, num_ids, begin, end, window, seed, epoch, epochs;
   double lr;
-  int64_t sentences_in_flight;
+  int64_t sentences_in_flight, hot_words;
 
   int device() const { return in_weight.get_device_index(); }
 
@@ -96,6 +97,8 @@ struct __attribute__((visibility("hidden"))) EpochArguments {
     W2V_CHECK(lr > 0 && std::isfinite(lr), "lr: expected a positive number, got ", lr);
     W2V_CHECK(sentences_in_flight >= 1 && sentences_in_flight <= 1 << 20,
               "sentences_in_flight: expected an integer from 1 to 2^20, got ", sentences_in_flight);
+    W2V_CHECK(hot_words >= 0 && hot_words <= vocab_size, "hot_words: expected an integer from 0 to ", vocab_size,
+              ", got ", hot_words);
     return {ids.const_data_ptr<int32_t>(),
             first,
             last,
@@ -111,7 +114,8 @@ struct __attribute__((visibility("hidden"))) EpochArguments {
             static_cast<uint32_t>(epoch),
             static_cast<uint32_t>(epochs),
             lr,
-            false};
+            false,
+            static_cast<int>(hot_words)};
   }
 
   // Whether a warp's part of shared memory fits a block.

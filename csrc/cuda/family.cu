@@ -26,7 +26,7 @@ namespace {
 
 // Each of `warps` warps has layout.bytes of the dynamic shared memory; sums and bad as train_sgns_cuda_ has them.
 template <typename Trainer>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, 2)
     train_family(const __grid_constant__ FamilyParams params, const __grid_constant__ EpochLayout layout, float* in,
                  float* out, int64_t stride, int64_t warps, Counter* counter, Counter* bad, double* sums) {
   const int own = static_cast<int>(threadIdx.x) / kWarp;
@@ -56,9 +56,10 @@ void check_float32(const Tensor& in_weight) {
 void train_cbow(const Tensor& in_weight, const Tensor& out_weight, const Tensor& sums, const Tensor& bad,
                 const Tensor& ids, const Tensor& alias, const Tensor& keep, bool mean, bool divide, int64_t first,
                 int64_t num_ids, int64_t begin, int64_t end, int64_t window, int64_t negative, int64_t seed,
-                int64_t epoch, int64_t epochs, double lr, int64_t sentences_in_flight) {
+                int64_t epoch, int64_t epochs, double lr, int64_t sentences_in_flight, int64_t hot_words) {
   const EpochArguments a{in_weight, out_weight, sums,   bad,  ids,   keep,   first, num_ids,
-                         begin,     end,        window, seed, epoch, epochs, lr,    sentences_in_flight};
+                         begin,     end,        window, seed, epoch, epochs, lr,    sentences_in_flight,
+                         hot_words};
   FamilyParams params{a.check(), mean, divide, nullptr, nullptr};
   check_float32(in_weight);
   params.epoch.alias = check_noise(alias, in_weight, negative);
@@ -69,9 +70,11 @@ void train_cbow(const Tensor& in_weight, const Tensor& out_weight, const Tensor&
 void train_tree(const Tensor& in_weight, const Tensor& out_weight, const Tensor& sums, const Tensor& bad,
                 const Tensor& ids, const Tensor& path_start, const Tensor& path, const Tensor& keep, int64_t longest,
                 bool cbow, bool mean, bool divide, int64_t first, int64_t num_ids, int64_t begin, int64_t end,
-                int64_t window, int64_t seed, int64_t epoch, int64_t epochs, double lr, int64_t sentences_in_flight) {
+                int64_t window, int64_t seed, int64_t epoch, int64_t epochs, double lr, int64_t sentences_in_flight,
+                int64_t hot_words) {
   const EpochArguments a{in_weight, out_weight, sums,   bad,  ids,   keep,   first, num_ids,
-                         begin,     end,        window, seed, epoch, epochs, lr,    sentences_in_flight};
+                         begin,     end,        window, seed, epoch, epochs, lr,    sentences_in_flight,
+                         hot_words};
   FamilyParams params{a.check(), mean, divide, nullptr, nullptr};
   check_float32(in_weight);
   const int64_t vocab_size = in_weight.size(0);

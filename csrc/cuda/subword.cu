@@ -18,7 +18,7 @@ namespace w2v {
 namespace {
 
 // Each of `warps` warps has layout.bytes of the dynamic shared memory; sums and bad as train_sgns_cuda_ has them.
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, 2)
     train_words(const __grid_constant__ SubwordSums params, const __grid_constant__ EpochLayout layout, float* in,
                 float* out, int64_t stride, int64_t warps, Counter* counter, Counter* bad, double* sums) {
   const int own = static_cast<int>(threadIdx.x) / kWarp;
@@ -33,9 +33,10 @@ void train(const Tensor& in_weight, const Tensor& ngram_weight, const Tensor& ou
            const Tensor& bad, const Tensor& first_entry, const Tensor& entries, const Tensor& word_rows,
            const Tensor& group_rows, const Tensor& ids, const Tensor& alias, const Tensor& keep, bool cbow,
            int64_t first, int64_t num_ids, int64_t begin, int64_t end, int64_t window, int64_t negative, int64_t seed,
-           int64_t epoch, int64_t epochs, double lr, int64_t sentences_in_flight) {
+           int64_t epoch, int64_t epochs, double lr, int64_t sentences_in_flight, int64_t hot_words) {
   const EpochArguments a{in_weight, out_weight, sums,   bad,  ids,   keep,   first, num_ids,
-                         begin,     end,        window, seed, epoch, epochs, lr,    sentences_in_flight};
+                         begin,     end,        window, seed, epoch, epochs, lr,    sentences_in_flight,
+                         hot_words};
   SubwordSums params{a.check(), nullptr, nullptr, nullptr, nullptr, nullptr, cbow};
   W2V_CHECK(in_weight.scalar_type() == ScalarType::Float, "in_weight: expected dtype float32, got ",
             torch::headeronly::toString(in_weight.scalar_type()));

@@ -73,14 +73,16 @@ struct EmulatedWarp {
   }
 
   template <typename T>
-  static Vec4 load(const T* row, int32_t column) {
+  static Vec4 load(const T* row, int32_t column, bool here) {
+    if (!here) return {0, 0, 0, 0};
     ++state->loads;
     const T* at = row + column;
     return {to_float(at[0]), to_float(at[1]), to_float(at[2]), to_float(at[3])};
   }
 
   template <typename T>
-  static void add(T* row, int32_t column, const Vec4& old, const Vec4& now, uint64_t bits) {
+  static void add(T* row, int32_t column, const Vec4& old, const Vec4& now, uint64_t bits, bool here) {
+    if (!here) return;
     ++state->adds;
     T* at = row + column;
     add_to(at, old.x, now.x, static_cast<uint32_t>(bits) & 0xFFFF);
@@ -135,15 +137,15 @@ extern "C" {
 int64_t emulate_epoch(int bfloat16, int order, int chunks, void* in, void* out, int64_t stride, int64_t dim,
                       const int32_t* ids, int64_t first, int64_t last, int64_t num_ids, int64_t begin, int64_t end,
                       const uint32_t* alias, const uint32_t* keep, uint32_t vocab_size, int window, int negative,
-                      uint64_t seed, uint32_t epoch, uint32_t epochs, double lr, int prefetch, double* sums,
-                      int64_t* counts) {
+                      uint64_t seed, uint32_t epoch, uint32_t epochs, double lr, int prefetch, int hot_words,
+                      double* sums, int64_t* counts) {
   State own;
   state = &own;
   backwards = order != 0;
   const EpochParams params{
-      ids,  first,        last,   num_ids,  begin, end,   reinterpret_cast<const AliasColumn*>(alias),
-      keep, vocab_size,   window, negative, seed,  epoch, epochs,
-      lr,   prefetch != 0};
+      ids,  first,         last,     num_ids,  begin, end,   reinterpret_cast<const AliasColumn*>(alias),
+      keep, vocab_size,    window,   negative, seed,  epoch, epochs,
+      lr,   prefetch != 0, hot_words};
   if (bfloat16) {
     run(chunks, params, dim, static_cast<Bfloat16*>(in), static_cast<Bfloat16*>(out), stride, sums);
   } else {

@@ -8,7 +8,7 @@ import torch
 
 from ..config import TrainConfig
 from ..corpus import Corpus
-from .base import Method, TrainingError, hottest_share
+from .base import Method, TrainingError, kept_shares
 from .cbow import Cbow, HierarchicalSoftmax
 from .cuda_epoch import CudaEpoch, choose_device
 from .cuda_family import CudaCbow, CudaFastText, CudaTree
@@ -18,7 +18,7 @@ from .skipgram import CorpusMethod, SkipGram
 from .softmax import FullSoftmax
 from .subword import FastText
 
-__all__ = ["CorpusMethod", "FastText", "Glove", "Method", "SkipGram", "TrainingError", "hottest_share", "make_method"]
+__all__ = ["CorpusMethod", "FastText", "Glove", "Method", "SkipGram", "TrainingError", "kept_shares", "make_method"]
 
 
 def make_method(corpus: Corpus, config: TrainConfig) -> Method:
@@ -69,8 +69,8 @@ def _on_cuda(corpus: Corpus, config: TrainConfig, device: torch.device) -> Metho
     if config.model == "cbow":
         return CudaCbow(device, corpus, config)
     start = CorpusMethod(corpus, config)
-    hottest = hottest_share(corpus.vocab.counts, start.keep_probabilities)
-    return CudaEpoch(device, config, start.in_weight, start.ids, start.alias, start.keep, hottest)
+    shares = kept_shares(corpus.vocab.counts, start.keep_probabilities)
+    return CudaEpoch(device, config, start.in_weight, start.ids, start.alias, start.keep, shares)
 
 
 def _start_cuda(corpus: Corpus, config: TrainConfig, device: torch.device) -> Method | None:

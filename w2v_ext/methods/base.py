@@ -36,6 +36,7 @@ class Method:
     prepared: str = ""
     sorted_tables: frozenset[str] = frozenset({"in_weight", "out_weight"})  # those whose rows go by frequency
     part: int | None = None  # positions to train at a time; None: as the clock says
+    points: int = 50  # parts of a run, at least: of the curve of its loss
     writes: bool = True  # files: of several processes one does
 
     def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
@@ -80,12 +81,12 @@ class Method:
         raise NotImplementedError
 
 
-def hottest_share(counts: np.ndarray, keep: np.ndarray) -> float:
-    """The most frequent word's share of the words that subsampling leaves.
+def kept_shares(counts: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """(V,) each word's share of the words that subsampling leaves.
 
     Args:
         counts: (V,) how often each word occurs.
         keep: (V,) the probability with which an occurrence is kept.
     """
     left = np.asarray(counts, np.float64) * keep
-    return float(left.max() / max(left.sum(), 1e-300))
+    return left / max(left.sum(), 1e-300)

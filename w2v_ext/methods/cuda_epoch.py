@@ -21,6 +21,8 @@ CHUNK_IDS = 1 << 26  # of a corpus that streams: 256 MB, two of them on the host
 RESIDENT_SHARE = 0.7  # of the device's free memory that the ids may take; else they stream
 WARPS_PER_MULTIPROCESSOR = 4  # one for each scheduler
 HOT_COPIES = 64  # of the most frequent word's row at work at the same time
+HOT_OUTPUT_COPIES = 256  # of a tree's root, which is held for one centre only
+HOT_ROW_COPIES = 8  # of a word's row, from which on it is added to memory after every block: see hot_words
 _ROW_BYTES = 32  # what the L2 cache reads at least
 _NO_PLACE = 2**63 - 1
 
@@ -84,8 +86,27 @@ def default_sentences_in_flight(multiprocessors: int, hottest: float, window: in
         window: the largest distance of a context.
         hottest_output: the share of centres that move the hottest output; the root of a tree is moved by all.
     """
-    tolerable = HOT_COPIES / max((2 * window + 1) * hottest, hottest_output, 1e-9)
-    return max(1, min(WARPS_PER_MULTIPROCESSOR * multiprocessors, int(tolerable)))
+    of_rows, of_outputs = (
+        HOT_COPIES / max((2 * window + 1) * hottest, 1e-9),
+        HOT_OUTPUT_COPIES / max(hottest_output, 1e-9),
+    )
+    return max(1, int(min(WARPS_PER_MULTIPROCESSOR * multiprocessors, of_rows, of_outputs)))
+
+
+def hot_words(sentences_in_flight: int, shares: np.ndarray, window: int) -> int:
+    """How many of the first words are so frequent that what a sentence learns of their rows must not wait for long.
+
+    A copy of a word's row is held while the word is within the window, some ``2 window + 2`` centres. Of these words
+    there are more than ``HOT_ROW_COPIES`` copies at a time, which would all move the row from where it was: their rows
+    are added to memory after every block of two centres, and fetched again.
+
+    Args:
+        sentences_in_flight: at a time.
+        shares: (V,) of the words that subsampling leaves, the frequent words first.
+        window: the largest distance of a context.
+    """
+    hot = np.flatnonzero(sentences_in_flight * (2 * window + 2) * np.asarray(shares) > HOT_ROW_COPIES)
+    return int(hot[-1]) + 1 if len(hot) else 0
 
 
 class CudaEpoch(Method):
@@ -97,13 +118,17 @@ class CudaEpoch(Method):
         in_weight: (V, D) float32 start of the word vectors, on the CPU; the output vectors start at zero.
         ids: (N,) int32 on the CPU, sentences of word ids, each closed by -1.
         alias, keep: noise and subsampling, as :func:`w2v_ext.ops.train_sgns_` takes them.
-        hottest: the most frequent word's share of the words that subsampling leaves.
+        shares: (V,) each word's share of the words that subsampling leaves; the largest is the hottest row's.
         hottest_output: see :func:`default_sentences_in_flight`.
+        own_rows: whether each word has a row of its own, so that there are :func:`hot_words`.
 
     Attributes:
         in_weight, out_weight: (V, D) on the device, of ``config.weight_dtype``.
         sentences_in_flight: how many are.
+        hot_words: see there.
     """
+
+    points = 5  # at the end of a part the device waits for its last sentence
 
     def __init__(
         self,
@@ -113,8 +138,9 @@ class CudaEpoch(Method):
         ids: Tensor,
         alias: Tensor,
         keep: Tensor,
-        hottest: float,
+        shares: np.ndarray,
         hottest_output: float = 0.0,
+        own_rows: bool = True,
     ) -> None:
         self.device, self._config, self._host_ids = device, config, ids
         self._make_weights(in_weight)
@@ -124,8 +150,9 @@ class CudaEpoch(Method):
         self._bad = torch.full((1,), _NO_PLACE, device=device)
         multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
         self.sentences_in_flight = config.sentences_in_flight or default_sentences_in_flight(
-            multiprocessors, hottest, config.window, hottest_output
+            multiprocessors, float(shares.max()), config.window, hottest_output
         )
+        self.hot_words = hot_words(self.sentences_in_flight, shares, config.window) if own_rows else 0
         free, _ = torch.cuda.mem_get_info(device)
         self.streams = 4 * len(ids) > RESIDENT_SHARE * free
         self._stream = _IdStream(ids, CHUNK_IDS, device) if self.streams else None
@@ -190,6 +217,7 @@ class CudaEpoch(Method):
             epochs=config.epochs,
             lr=config.lr,
             sentences_in_flight=self.sentences_in_flight,
+            hot_words=self.hot_words,
         )
 
     def _queue(self, ids: Tensor, **settings: float) -> None:

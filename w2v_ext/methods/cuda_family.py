@@ -12,7 +12,7 @@ from ..corpus import Corpus
 from ..huffman import huffman_tree
 from ..subwords import SubwordGroups
 from ..tables import padded_weight
-from .base import hottest_share
+from .base import kept_shares
 from .cuda_epoch import CudaEpoch, device_weight
 from .skipgram import CorpusMethod
 from .subword import FastText
@@ -28,9 +28,10 @@ class CudaCbow(CudaEpoch):
 
     def __init__(self, device: torch.device, corpus: Corpus, config: TrainConfig, hottest_output: float = 0.0) -> None:
         start = CorpusMethod(corpus, config)
-        hottest = hottest_share(corpus.vocab.counts, start.keep_probabilities)
+        shares = kept_shares(corpus.vocab.counts, start.keep_probabilities)
         super().__init__(
-            *(device, config, start.in_weight, start.ids, start.alias, start.keep, hottest, hottest_output)
+            *(device, config, start.in_weight, start.ids, start.alias, start.keep, shares),
+            hottest_output=hottest_output,
         )
 
     def _queue(self, ids: Tensor, **settings: float) -> None:
@@ -74,7 +75,10 @@ class CudaFastText(CudaEpoch, FastText):
         self._device_layout = {name: part.to(device) for name, part in self._layout.items()}
         self._device_layout["first_entry"] = self._device_layout.pop("first")
         hottest = hottest_sum(corpus.vocab.counts, self.keep_probabilities, self.groups)
-        CudaEpoch.__init__(self, device, config, self.in_weight, self.ids, self.alias, self.keep, hottest)
+        shares = np.array([hottest])  # of a sum: no word has rows of its own alone, which could be given back early
+        CudaEpoch.__init__(
+            *(self, device, config, self.in_weight, self.ids, self.alias, self.keep, shares), own_rows=False
+        )
         del self._start
 
     def _make_weights(self, in_weight: Tensor) -> None:
@@ -111,7 +115,7 @@ def hottest_sum(counts: np.ndarray, keep: np.ndarray, groups: SubwordGroups) -> 
     """The share of the words that subsampling leaves which have the sum of rows that most of them have.
 
     Args:
-        counts, keep: (V,) of the words, as :func:`hottest_share` takes them.
+        counts, keep: (V,) of the words, as :func:`kept_shares` takes them.
         groups: which sums each word has.
     """
     left = np.asarray(counts, np.float64) * keep
