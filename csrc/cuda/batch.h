@@ -63,7 +63,10 @@ struct Batch {
 
   __device__ int64_t center_row(int64_t b) const { return center.at(b, 0); }
   __device__ int64_t target_row(int64_t b, int64_t j) const {
-    return j < positives ? pos.at(b, j) : neg.at(b, j - positives);
+    const bool positive = j < positives;  // a choice of addresses, not of two reads that a warp makes in turn
+    const IndexView view{positive ? pos.data : neg.data, positive ? pos.row_stride : neg.row_stride,
+                         positive ? pos.column_stride : neg.column_stride, positive ? pos.wide : neg.wide};
+    return view.at(b, positive ? j : j - positives);
   }
   __device__ const T* v(int64_t b) const { return in + center_row(b) * in_stride; }
   __device__ const T* u(int64_t b, int64_t j) const { return out + target_row(b, j) * out_stride; }

@@ -107,12 +107,20 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocks)
             store_quad(step.out + row * batch.out_stride, piece, batch.dim, held[t]);
           }
         }
+        A* row = center_grad + b * batch.dim;
+        if constexpr (kWide) {
+          if (first > 0) {
+            const Quad<A> before = load_quad<true>(row, piece, batch.dim);
 #pragma unroll
-        for (int i = 0; i < kQuad; ++i) {
-          const int64_t d = column<kWide>(piece, i);
-          if (d >= batch.dim) continue;
-          A* number = center_grad + b * batch.dim + d;
-          *number = first == 0 ? grad.x[i] : *number + grad.x[i];
+            for (int i = 0; i < kQuad; ++i) grad.x[i] += before.x[i];
+          }
+          store_quad(row, piece, batch.dim, grad);
+        } else {
+#pragma unroll
+          for (int i = 0; i < kQuad; ++i) {
+            const int64_t d = column<false>(piece, i);
+            if (d < batch.dim) row[d] = first == 0 ? grad.x[i] : row[d] + grad.x[i];
+          }
         }
       }
     }
@@ -150,13 +158,14 @@ __global__ void __launch_bounds__(kThreads, kOwned ? kForwardBlocks : kGradientB
           if (piece == 0 && lane < count) rank = owned.ranks[place];
         }
         batch.check_lane_target(base, target);
+        const uint32_t own_row = static_cast<uint32_t>(target);
         for (int first = 0; first < count; first += kRows) {
           int64_t row[kRows];
           Quad<T> u[kRows];
 #pragma unroll
           for (int t = 0; t < kRows; ++t) {
             if (first + t >= count) break;
-            row[t] = __shfl_sync(0xFFFFFFFFu, target, first + t);
+            row[t] = __shfl_sync(0xFFFFFFFFu, own_row, first + t);
             u[t] = load_quad<kWide>(batch.out + row[t] * batch.out_stride, piece, dim);
           }
 #pragma unroll
@@ -194,14 +203,14 @@ __global__ void __launch_bounds__(kThreads, kGradientBlocks)
       const A slope = base + lane < batch.targets ? factor * coef[b * batch.targets + base + lane] : A(0);
       const uint32_t some = __ballot_sync(0xFFFFFFFFu, slope != A(0));  // few or none, where owned.h has done the rest
       if (some == 0) continue;
-      const int64_t target = batch.lane_target(b, base);
+      const uint32_t own_row = static_cast<uint32_t>(batch.lane_target(b, base));
       const T* v = batch.v(b);
       for (int64_t piece = 0; piece < batch.dim; piece += kPiece) {
         const Quad<T> x = load_quad<kWide>(v, piece, batch.dim);
         for (uint32_t rest = some; rest != 0; rest &= rest - 1) {
           const int t = __ffs(static_cast<int>(rest)) - 1;
           const A g = __shfl_sync(0xFFFFFFFFu, slope, t);
-          const int64_t row = __shfl_sync(0xFFFFFFFFu, target, t);
+          const int64_t row = __shfl_sync(0xFFFFFFFFu, own_row, t);
           A step[kQuad];
 #pragma unroll
           for (int i = 0; i < kQuad; ++i) step[i] = g * static_cast<A>(x.x[i]);
