@@ -58,8 +58,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks) count_rows(const Batch<T> b
   }
 }
 
-// kStep: out += factor * sum of slope * v, of the rows that occur kFewest times or more. Otherwise out = that sum, and
-// zero where there is none.
+// kStep: out += factor * sum of slope * v, of the rows that occur kFewest times or more. Otherwise out = factor * that
+// sum, and zero where there is none.
 template <typename T, bool kStep, int kFewest>
 __global__ void __launch_bounds__(kThreads, kOwnedBlocks)
     owned_rows(const Batch<T> batch, const Owned owned, float factor, float* out, int64_t stride) {
@@ -97,12 +97,11 @@ __global__ void __launch_bounds__(kThreads, kOwnedBlocks)
         rows &= rows - 1;
       }
       for (int64_t piece = 0; piece < dim; piece += kPiece) {
-        Quad<float> old[kOwnedTile];
-        float sum[kOwnedTile][kQuad] = {};
+        Quad<float> sum[kOwnedTile] = {};
         if constexpr (kStep) {
 #pragma unroll
           for (int r = 0; r < kOwnedTile; ++r)
-            if (have[r] > 0) old[r] = load_quad<true>(out + (first + from[r]) * stride, piece, dim);
+            if (have[r] > 0) sum[r] = load_quad<true>(out + (first + from[r]) * stride, piece, dim);
         }
 #pragma unroll
         for (int s = 0; s < kSlots; s += kTogether) {
@@ -119,20 +118,15 @@ __global__ void __launch_bounds__(kThreads, kOwnedBlocks)
           for (int r = 0; r < kOwnedTile; ++r)
 #pragma unroll
             for (int k = 0; k < kTogether; ++k) {
-              const float slope = __shfl_sync(0xFFFFFFFFu, slot[s + k].slope, from[r]);
+              const float slope = factor * __shfl_sync(0xFFFFFFFFu, slot[s + k].slope, from[r]);
               if (have[r] <= s + k) continue;
 #pragma unroll
-              for (int i = 0; i < kQuad; ++i) sum[r][i] += slope * static_cast<float>(v[r][k].x[i]);
+              for (int i = 0; i < kQuad; ++i) sum[r].x[i] += slope * static_cast<float>(v[r][k].x[i]);
             }
         }
 #pragma unroll
-        for (int r = 0; r < kOwnedTile; ++r) {
-          if (have[r] == 0) continue;
-          Quad<float> now;
-#pragma unroll
-          for (int i = 0; i < kQuad; ++i) now.x[i] = kStep ? old[r].x[i] + factor * sum[r][i] : sum[r][i];
-          store_quad(out + (first + from[r]) * stride, piece, dim, now);
-        }
+        for (int r = 0; r < kOwnedTile; ++r)
+          if (have[r] > 0) store_quad(out + (first + from[r]) * stride, piece, dim, sum[r]);
       }
     }
   }
