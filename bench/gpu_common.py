@@ -74,25 +74,38 @@ def spread(values: list[float]) -> dict:
     }
 
 
+QUEUE_CYCLES = 4_000_000  # about 2 ms, in which the host starts all that a call consists of
+
+
 def timed(steps: list[Callable[[], object]], rounds: int) -> dict:
-    """Milliseconds of a call; the calls take turns, so that a cache does not hold what the next one needs."""
+    """Milliseconds of a call; the calls take turns, so that a cache does not hold what the next one needs.
+
+    On a GPU, with a full queue, as in a loop that trains: the device is kept busy while the host starts the call.
+    ``with_launch`` is the call by itself, where the device waits for the host.
+    """
     for step in steps:
         step()
-    times = []
-    for i in range(rounds):
-        step = steps[i % len(steps)]
-        if ON_GPU:
-            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            step()
-            stop.record()
-            stop.synchronize()
-            times.append(start.elapsed_time(stop))
-        else:
+    if not ON_GPU:
+        times = []
+        for i in range(rounds):
             begin = time.perf_counter()
-            step()
+            steps[i % len(steps)]()
             times.append(1e3 * (time.perf_counter() - begin))
-    return spread(times)
+        return spread(times)
+    queued, alone = ([event_time(steps[i % len(steps)], queue) for i in range(rounds)] for queue in (True, False))
+    return {**spread(queued), "with_launch": spread(alone)}
+
+
+def event_time(step: Callable[[], object], queue: bool) -> float:
+    """Milliseconds between events before and after a call, with other work queued before them or not."""
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    if queue:
+        torch.cuda._sleep(QUEUE_CYCLES)
+    start.record()
+    step()
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop)
 
 
 def copy_bandwidth(dry: bool) -> float:

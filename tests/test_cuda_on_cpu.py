@@ -85,6 +85,30 @@ def test_indices_of_32_bits(emulated):
     assert_matches_reference(emulated, torch.float32, False, index=torch.int32, vocab=500, batch=40)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vocab", [1, 31, 200, 384, 385, 3000])
+def test_rows_that_occur_once_or_never(emulated, lanes, dtype, vocab):
+    # 96 occurrences: up to 384 rows are written by one warp each, beyond that by atomics.
+    tolerance = 2e-5 if vocab == 1 and dtype == torch.float32 else None
+    for dim in (12, 132):
+        assert_matches_reference(emulated, dtype, False, tolerance, vocab=vocab, dim=dim)
+
+
+def test_rows_of_wider_tables(emulated):
+    args = make_batch(torch.float32, vocab=60, dim=8)
+    weights, indices = [a.detach() for a in args[:2]], args[2:]
+    expected = [w.double() for w in weights]
+    wide = [torch.full((60, 20), 9.0) for _ in weights]
+    for table, weight in zip(wide, weights, strict=True):
+        table[:, 4:12] = weight
+    emulated.sgns_step_(*(table[:, 4:12] for table in wide), *indices, 0.3 / 16)
+    reference.sgns_step_(*expected, *indices, 0.3)
+    for table, want in zip(wide, expected, strict=True):
+        assert_rows_close(table[:, 4:12], want, 1e-6)
+        assert (table[:, :4] == 9).all()
+        assert (table[:, 12:] == 9).all()
+
+
 # ---- the optimisers ------------------------------------------------------------------------------------------------
 
 

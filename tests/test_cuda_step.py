@@ -48,6 +48,25 @@ def test_step_on_hot_rows_and_every_dimension(dim):
         torch.testing.assert_close(weight, wanted, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dim", [12, 128, 300])
+@pytest.mark.parametrize("vocab", [40, 3000, 20_000, 100_000, 200_000])
+def test_rows_that_occur_once_or_often(dtype, dim, vocab):
+    # 33,000 occurrences: of up to 132,000 rows each is written by one warp, beyond that by atomics.
+    args = cuda_batch(dtype, vocab=vocab, dim=dim, batch=3000, negatives=10)
+    exact = [a.detach().double().requires_grad_() for a in args[:2]]
+    wanted = torch.autograd.grad(reference.negative_sampling_loss(*exact, *args[2:], reduction="sum"), exact)
+    loss = w2v_ext.negative_sampling_loss(*args, reduction="sum")
+    for grad, want in zip(torch.autograd.grad(loss, args[:2]), wanted, strict=True):
+        assert_rows_close(grad.double(), want, dtype)
+    stepped = detached(args)
+    w2v_ext.sgns_step_(*stepped, 0.3)
+    expected = [a.detach() for a in exact]
+    reference.sgns_step_(*expected, *args[2:], 0.3)
+    for weight, want in zip(stepped[:2], expected, strict=True):
+        assert_rows_close(weight.double(), want, dtype)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_small_steps_of_16_bit_rows_are_summed_before_they_are_rounded(dtype):
     # 4,096 examples move a number by 5e-4 or 1e-3 each: rounded one by one, they get stuck at 2, or never leave 8.

@@ -76,7 +76,7 @@ def negative_sampling_loss(
         IndexError: an index out of range (the argument, the position and the number of rows are named); on CUDA with
             ``check_indices``.
 
-    Gradients of CUDA tensors are summed by atomics, in any order: their last bits differ from run to run. Under
+    Gradients of CUDA tensors are summed in any order: their last bits differ from run to run. Under
     ``torch.use_deterministic_algorithms(True)`` they are summed in a fixed order.
 
     Equivalent plain PyTorch (:func:`w2v_ext.reference.negative_sampling_loss`)::
@@ -112,7 +112,7 @@ def sgns_step_(
 
     Exactly one step of plain SGD: both gradients are taken at the weights before the step, and rows that occur several
     times get the sum. The result does not depend on the number of threads. On CUDA float32 and float64 rows are added
-    to by atomics, in any order; 16-bit rows, and all under ``torch.use_deterministic_algorithms(True)``, are summed in
+    to in any order; 16-bit rows, and all under ``torch.use_deterministic_algorithms(True)``, are summed in
     a fixed order and rounded once.
 
     Args:

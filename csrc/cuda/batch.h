@@ -33,24 +33,40 @@ struct Batch {
   IndexView center, pos, neg;
   int64_t batch, positives, targets;  // B, P, P + K
 
+  __device__ void check_center(int64_t row) const {
+    W2V_DEVICE_ASSERT(row >= 0 && row < in_rows && "center: index out of range for in_weight");
+  }
+  __device__ void check_target(int64_t j, int64_t row) const {
+    if (j < positives)
+      W2V_DEVICE_ASSERT(row >= 0 && row < out_rows && "pos: index out of range for out_weight");
+    else
+      W2V_DEVICE_ASSERT(row >= 0 && row < out_rows && "neg: index out of range for out_weight");
+  }
+
   // Called once per example, by its warp, before its rows are used.
   __device__ void check_indices(int64_t b) const {
-    const int64_t row = center_row(b);
-    W2V_DEVICE_ASSERT(row >= 0 && row < in_rows && "center: index out of range for in_weight");
-    for (int64_t j = lane_of_warp(); j < positives; j += kWarp) {
-      const int64_t row = pos.at(b, j);
-      W2V_DEVICE_ASSERT(row >= 0 && row < out_rows && "pos: index out of range for out_weight");
-    }
-    for (int64_t j = lane_of_warp(); j < targets - positives; j += kWarp) {
-      const int64_t row = neg.at(b, j);
-      W2V_DEVICE_ASSERT(row >= 0 && row < out_rows && "neg: index out of range for out_weight");
-    }
+    check_center(center_row(b));
+    for (int64_t j = lane_of_warp(); j < targets; j += kWarp) check_target(j, target_row(b, j));
+    __syncwarp();  // no lane uses an index that another one refuses
+  }
+
+  // Lane t's row is that of target first + t: neighbours, read at once; others then ask for it by a shuffle.
+  __device__ int64_t lane_target(int64_t b, int64_t first) const {
+    const int64_t j = first + lane_of_warp();
+    return b < batch && j < targets ? target_row(b, j) : 0;
+  }
+  __device__ void check_lane_target(int64_t first, int64_t row) const {
+    const int64_t j = first + lane_of_warp();
+    if (j < targets) check_target(j, row);
     __syncwarp();  // no lane uses an index that another one refuses
   }
 
   __device__ int64_t center_row(int64_t b) const { return center.at(b, 0); }
   __device__ int64_t target_row(int64_t b, int64_t j) const {
-    return j < positives ? pos.at(b, j) : neg.at(b, j - positives);
+    const bool positive = j < positives;  // a choice of addresses, not of two reads that a warp makes in turn
+    const IndexView view{positive ? pos.data : neg.data, positive ? pos.row_stride : neg.row_stride,
+                         positive ? pos.column_stride : neg.column_stride, positive ? pos.wide : neg.wide};
+    return view.at(b, positive ? j : j - positives);
   }
   __device__ const T* v(int64_t b) const { return in + center_row(b) * in_stride; }
   __device__ const T* u(int64_t b, int64_t j) const { return out + target_row(b, j) * out_stride; }
@@ -89,7 +105,14 @@ __device__ inline Quad<T> load_quad(const T* row, int64_t first, int64_t dim) {
   return q;
 }
 
-// row += scale * x, atomically: 16 bytes at a time where the chip can and kWide holds, else number by number.
+// The wide columns of a row.
+template <typename T>
+__device__ inline void store_quad(T* row, int64_t first, int64_t dim, const Quad<T>& q) {
+  const int64_t d = column<true>(first, 0);
+  if (d < dim) *reinterpret_cast<Quad<T>*>(row + d) = q;
+}
+
+// row += x, atomically: 16 bytes at a time where the chip can and kWide holds, else number by number.
 template <bool kWide, typename A>
 __device__ inline void add_quad(A* row, int64_t first, int64_t dim, const A (&x)[kQuad]) {
 #if __CUDA_ARCH__ >= 900
@@ -167,8 +190,7 @@ bool rows_are_wide(const Batch<T>& batch) {
          aligned(batch.in) && aligned(batch.out);
 }
 
-// ---- the sorted path, sorted.cu
-// --------------------------------------------------------------------------------------
+// ---- the sorted path, sorted.cu ------------------------------------------------------------------------------------
 
 // Gradients of (loss * grad_loss).sum(), each row summed in a fixed order, in float32 (float64), and rounded once.
 template <typename T>

@@ -59,6 +59,22 @@ void launch(const char* name, const Tensor& on, int64_t items, Kernel kernel, co
   launch_blocks(name, on, std::min((items - 1) / kItems + 1, kMaxBlocks), kThreads, 0, kernel, args...);
 }
 
+constexpr int kUnlimited = 1 << 16;  // blocks on a multiprocessor
+
+// The same with no more blocks than are at work at once, per_multiprocessor on each, for kernels whose warps fetch what
+// the next item needs while they work on one.
+template <int kPerItem, typename Kernel, typename... Args>
+void launch_resident(const char* name, const Tensor& on, int64_t items, int per_multiprocessor, Kernel kernel,
+                     const Args&... args) {
+  if (items <= 0) return;
+  constexpr int64_t kItems = kThreads / kPerItem;
+  const auto device = on.get_device_index();
+  int multiprocessors = 0;
+  check_cuda(name, device, cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  const int64_t most = static_cast<int64_t>(multiprocessors) * per_multiprocessor;
+  launch_blocks(name, on, std::min({(items - 1) / kItems + 1, most, kMaxBlocks}), kThreads, 0, kernel, args...);
+}
+
 template <int kPerItem>
 __device__ inline int64_t first_item() {
   return (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kPerItem;

@@ -166,6 +166,8 @@ inline uint32_t __ballot_sync(unsigned, bool rule) {
   return bits;
 }
 
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+
 template <typename T>
 T atomicMin(T* at, T value) {
   const T old = *at;
