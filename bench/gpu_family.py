@@ -29,17 +29,18 @@ MODELS: dict[str, dict] = {
 }
 
 
-def runs_of_models(corpus: w2v_ext.Corpus, data: Path, dry: bool) -> Iterator[tuple[str, Callable[[], dict]]]:
-    """Every model on the GPU and on the CPU, the GPU's runs first."""
-    for side in dict.fromkeys((DEVICE.type, "cpu")):
-        for name, settings in MODELS.items():
-            changes = {"dim": 100, "seed": 1, **settings, **({"epochs": 1, "buckets": 20_000} if dry else {})}
+def runs_of_models(
+    corpus: w2v_ext.Corpus, side: str, data: Path, dry: bool
+) -> Iterator[tuple[str, Callable[[], dict]]]:
+    """Every model on a device."""
+    for name, settings in MODELS.items():
+        changes = {"dim": 100, "seed": 1, **settings, **({"epochs": 1, "buckets": 20_000} if dry else {})}
 
-            def run(side: str = side, changes: dict = changes) -> dict:
-                trainer, seconds = train(corpus, side, **changes)
-                return {**speed(trainer, seconds), **judged(trainer, data)}
+        def run(changes: dict = changes) -> dict:
+            trainer, seconds = train(corpus, side, **changes)
+            return {**speed(trainer, seconds), **judged(trainer, data)}
 
-            yield f"{name} on {side}", run
+        yield f"{name} on {side}", run
 
 
 def review_lines(data: Path, dry: bool) -> tuple[list[str], list[str], list[str], list[str]] | None:
@@ -86,7 +87,8 @@ def bench_family(dry: bool, data: Path) -> dict:
     started = time.perf_counter()
     corpus = open_corpus(dry, data)
     report: dict = {"raw_words": corpus.num_tokens, "vocab": len(corpus.vocab), "left_out": [], "runs": {}}
-    for runs in (runs_of_models(corpus, data, dry), runs_of_classifiers(data, dry)):
+    sides = [runs_of_models(corpus, side, data, dry) for side in dict.fromkeys((DEVICE.type, "cpu"))]
+    for runs in (sides[0], runs_of_classifiers(data, dry), *sides[1:]):
         for name, run in runs:
             if time.perf_counter() - started > SECONDS:
                 report["left_out"].append(name)
