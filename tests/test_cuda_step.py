@@ -52,19 +52,21 @@ def test_step_on_hot_rows_and_every_dimension(dim):
 @pytest.mark.parametrize("dim", [12, 128, 300])
 @pytest.mark.parametrize("vocab", [40, 3000, 20_000, 100_000, 200_000])
 def test_rows_that_occur_once_or_often(dtype, dim, vocab):
-    # 33,000 occurrences: of up to 132,000 rows each is written by one warp, beyond that by atomics.
+    # 33,000 occurrences: of up to 132,000 rows each is written by one warp, beyond that by atomics. A sum of n numbers
+    # of either sign may round n times, each time by half a last bit of what it has reached.
     args = cuda_batch(dtype, vocab=vocab, dim=dim, batch=3000, negatives=10)
     exact = [a.detach().double().requires_grad_() for a in args[:2]]
     wanted = torch.autograd.grad(reference.negative_sampling_loss(*exact, *args[2:], reduction="sum"), exact)
     loss = w2v_ext.negative_sampling_loss(*args, reduction="sum")
+    roundings = 33_000 / vocab * torch.finfo(torch.float32).eps / 2
     for grad, want in zip(torch.autograd.grad(loss, args[:2]), wanted, strict=True):
-        assert_rows_close(grad.double(), want, dtype)
+        assert_rows_close(grad.double(), want, dtype, roundings)
     stepped = detached(args)
     w2v_ext.sgns_step_(*stepped, 0.3)
     expected = [a.detach() for a in exact]
     reference.sgns_step_(*expected, *args[2:], 0.3)
     for weight, want in zip(stepped[:2], expected, strict=True):
-        assert_rows_close(weight.double(), want, dtype)
+        assert_rows_close(weight.double(), want, dtype, roundings)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -115,7 +115,7 @@ def test_pca_is_that_of_scikit_learn():
     assert project(rows[:, :1], "pca").points.shape == (50, 2)
 
 
-@pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
+@pytest.mark.parametrize("method", ["pca", "tsne", pytest.param("umap", marks=pytest.mark.slow)])  # numba compiles
 def test_groups_stay_groups_on_the_plane(method):
     if method == "umap":
         pytest.importorskip("umap", reason="needs umap-learn (extra umap)")

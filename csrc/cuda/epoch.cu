@@ -13,10 +13,14 @@
 //               at an assumed 3 TB/s, half of it atomics, about 800 M windows/s
 //   memory      nothing but ids while both tables (2 V D numbers) fit the L2 cache, 60 MB there: V = 75,000 at D = 100.
 //               At D = 300 21.6 KB per block less what hits: with half of it missing, 4.3 TB/s allow 800 M windows/s
-//   latency     an assumed 2,500 cycles from block to block of a sentence, so that 528 warps (one per scheduler) train
-//               up to 700 M windows/s
-// A raw word gives 0.76 windows at sample 1e-3 on the IMDB corpus. Shared memory: 2 (2 W + 2) D floats per warp and 2
-// KB. An SM holds 12 warps at D = 100, for want of registers, and 7 at D = 300.
+//   latency     what decides. With one warp on each scheduler (508 in flight) an H200 takes 10,600 cycles from block to
+//               block of a sentence, by the disassembly some 2,900 instructions: 190 M windows/s, 250 M raw words/s on
+//               the IMDB corpus, of which a raw word gives 0.76 windows at sample 1e-3. With two, 377 M raw words/s
+// So lanes must stay together. A branch that some lanes take leaves a warp in two halves which go on one after the
+// other, and exchanges between lanes then go one by one: with rows of D numbers in shared memory, and lanes told apart
+// by where D ends, a block took more than twice as long. Rows are padded with zeros to 128 columns instead, and what
+// reads or writes memory is predicated. Shared memory: 2 (2 W + 2) rows per warp and 2 KB. An SM holds 8 warps at D =
+// 100, for want of registers, and 5 at D = 300.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

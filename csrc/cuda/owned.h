@@ -9,7 +9,9 @@
 //
 // In rows of D numbers, of B T occurrences of which R rows are different and S occur once: R - S read and written here
 // (a gradient: V' written), and B read, the v, from the L2 cache but for the first time. By atomics it would be B T
-// read and written, and a gradient V' written besides.
+// read and written, and a gradient V' written besides. On an H200 (B = 65,536, T = 11, D = 128, V' = 1 M) this takes a
+// fifth off a step and a tenth off the gradients where indices are uniform, and adds a tenth where they are distributed
+// as 1 / rank: then most occurrences are beyond kSlots, and have been counted for nothing.
 #pragma once
 #include "batch.h"
 
