@@ -26,10 +26,11 @@ CASES: tuple[dict, ...] = (
 
 def profile(corpus: w2v_ext.Corpus, ids: int, many: bool = False, **changes: object) -> None:
     """Train twice on as many ids; the second time is profiled."""
-    config = w2v_ext.TrainConfig(**{"device": DEVICE.type, **SETTINGS, **changes})
-    trainer = w2v_ext.Trainer(corpus, config)
+    settings = {"device": DEVICE.type, **SETTINGS, **changes}
+    trainer = w2v_ext.Trainer(corpus, w2v_ext.TrainConfig(**settings))
     if many and ON_GPU:
-        trainer.method.sentences_in_flight *= MANY
+        flight = MANY * trainer.method.sentences_in_flight
+        trainer = w2v_ext.Trainer(corpus, w2v_ext.TrainConfig(**settings, sentences_in_flight=flight))
     ids = min(ids, trainer.method.length // 2)
     trainer.method.train(0, 0, ids)
     if ON_GPU:

@@ -11,6 +11,7 @@
 #                 judged word sets (default: data)
 #   PYTHON        the python to use (default: python3)
 #   SECONDS_ALL   time for all stages together (default: 520)
+#   FAMILY_SECONDS  of the stage family, after which no further run is begun (default: 100)
 #   CASES         how many of the cases of gpu_profile.py the stage profile runs (default: 2; each takes 10 to 60 s)
 #   STAGES        what to run of: epoch loss tests sanitizers resources quality optim family sweep seq2seq profile
 #                 (default: all but the last two; profile needs Nsight Compute)
@@ -75,7 +76,9 @@ build() {
     return
   fi
   nvidia-smi
-  "$python" -c "$loads" 2> /dev/null && { echo "built already"; return; }
+  # Not built again where the kernels load and are newer than their sources.
+  "$python" -c "$loads" 2> /dev/null && [[ -z $(find csrc setup.py -newer w2v_ext/_kernels_cuda.abi3.so) ]] &&
+    { echo "built already"; return; }
   nvcc --version || "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" --version
   W2V_EXT_CUDA=1 MAX_JOBS="${MAX_JOBS:-$(nproc)}" "$python" setup.py build_ext --inplace &&
     "$python" -c "$loads"

@@ -21,11 +21,11 @@ assert torch.cuda.is_available(), "sanitize_case: needs a CUDA device"
 generator = torch.Generator().manual_seed(0)
 
 
-def loss_case(dtype: torch.dtype, dim: int, negatives: int, sort: bool) -> None:
-    """Loss, gradients and step of 70 examples on 9 rows; sorted, runs go on over several groups."""
-    draw = lambda *shape: torch.randint(9, shape, generator=generator).cuda()  # noqa: E731
-    weights = [torch.randn(9, dim, generator=generator).to("cuda", dtype).requires_grad_() for _ in range(2)]
-    indices = draw(70), draw(70, 1), draw(70, negatives)
+def loss_case(dtype: torch.dtype, dim: int, negatives: int, sort: bool, rows: int = 9, batch: int = 70) -> None:
+    """Loss, gradients and step; of 70 examples on 9 rows, sorted, runs go on over several groups."""
+    draw = lambda *shape: torch.randint(rows, shape, generator=generator).cuda()  # noqa: E731
+    weights = [torch.randn(rows, dim, generator=generator).to("cuda", dtype).requires_grad_() for _ in range(2)]
+    indices = draw(batch), draw(batch, 1), draw(batch, negatives)
     torch.use_deterministic_algorithms(sort)
     w2v_ext.negative_sampling_loss(*weights, *indices).backward()
     assert all(w.grad.isfinite().all() for w in weights)
@@ -63,18 +63,20 @@ def assert_trained(sums: torch.Tensor, bad: torch.Tensor) -> None:
     assert bad.item() == 2**63 - 1
 
 
-def epoch_case(dtype: torch.dtype, dim: int, window: int, negative: int) -> None:
+def epoch_case(dtype: torch.dtype, dim: int, window: int, negative: int, hot_words: int) -> None:
     """Skip-gram with negative sampling."""
     ids, alias, keep = some_sentences()
     tables = some_weights(dim, 40, 40, dtype=dtype)
-    ops.train_sgns_cuda_(*tables, ids, alias, keep, negative=negative, **epoch_settings(ids, window))
+    ops.train_sgns_cuda_(
+        *tables, ids, alias, keep, negative=negative, hot_words=hot_words, **epoch_settings(ids, window)
+    )
     assert_trained(*tables[-2:])
 
 
 def family_case(dim: int, window: int, negative: int) -> None:
     """CBOW, and trees of both kinds."""
     ids, alias, keep = some_sentences()
-    kind = {"mean": True, "divide": True, **epoch_settings(ids, window)}
+    kind = {"mean": True, "divide": True, "hot_words": 10, **epoch_settings(ids, window)}
     tables = some_weights(dim, 40, 40)
     family_ops.train_cbow_cuda_(*tables, ids, alias, keep, negative=negative, **kind)
     assert_trained(*tables[-2:])
@@ -163,9 +165,13 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16):
     for dim, negatives in ((7, 5), (128, 10), (130, 18), (132, 2)):
         for sort in (False, True):
             loss_case(dtype, dim, negatives, sort)
+for dim, rows, batch in ((128, 300, 70), (128, 5000, 70), (132, 5000, 70), (16, 9000, 3000)):
+    for dtype in (torch.float32, torch.bfloat16):
+        loss_case(dtype, dim, 5, False, rows, batch)
 for dtype in (torch.float32, torch.bfloat16):
     for dim, window, negative in ((20, 5, 5), (130, 2, 3), (300, 5, 5), (18, 20, 9), (400, 3, 5)):
-        epoch_case(dtype, dim, window, negative)
+        epoch_case(dtype, dim, window, negative, 0)
+        epoch_case(dtype, dim, window, negative, 10)
 for dim, window, negative in ((20, 5, 5), (130, 2, 13)):
     family_case(dim, window, negative)
     subword_case(dim, window, negative)

@@ -6,7 +6,8 @@
 // What takes the time of a block is waiting, as a scheduler has one or two warps: so tiles go side by side, and
 // addresses and coefficients are looked up before the one before has been used.
 //
-// kChunks > 0: a row of D <= 128 kChunks is held in registers, and there is one group of outputs, N <= kOutputs.
+// kChunks = the pieces of 128 columns that D takes: a row is held in registers, and there is one group of outputs, N <=
+// kOutputs.
 // kChunks = 0: any D and N; rows of `out` are read again for the update.
 #pragma once
 #include <cstdint>

@@ -13,7 +13,7 @@ constexpr int kStretch = 256;     // ids a warp takes at a time: short, so that 
 constexpr int kOutputs = 7;       // rows of out that a warp holds in registers: of kBlock centres and 5 negatives
 constexpr int kCoefPitch = 8;     // floats from one context's coefficients to the next one's: two 16-byte reads
 constexpr int kTileContexts = 4;  // contexts whose scores are summed together: 4 x 7 of 32 lanes
-constexpr int kMaskedSlots = 32;  // slots, the first ones, of which a word of bits tells which are to be fetched
+constexpr int kMaskedSlots = 32;  // slots, the first ones, of which bits tell which hold frequent words
 static_assert(kOutputs <= kCoefPitch && kTileContexts * kOutputs <= kWarpLanes);
 
 template <typename T>

@@ -1,7 +1,8 @@
 // One warp trains one sentence of CBOW, or of CBOW or skip-gram with hierarchical softmax: the twins of
 // cpu/cbow_kernel.h and cpu/hs_kernel.h, with the same draws and in the same order.
 //
-// Words come and go as sentence_window.h says, each row read once and added to once while a window slides over it.
+// Words come and go as sentence_window.h says, each row read once and added to once while a window slides over it, or
+// with every block where the word is frequent.
 // CBOW: what predicts a centre is h, the mean or sum of its contexts' rows, in a slot behind the words'; h meets the
 // outputs as a context does (block_products.h) and stays, its step goes to a row of its own, and from there to the
 // contexts. The h of a block of 2 centres are both taken before either is learnt from. A tree: the outputs of a centre

@@ -102,7 +102,7 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
       "train_subwords_cuda_(Tensor(a!) in_weight, Tensor(b!) ngram_weight, Tensor(c!) out_weight, Tensor(d!) sums, "
       "Tensor(e!) bad, Tensor first_entry, Tensor entries, Tensor word_rows, Tensor group_rows, Tensor ids, "
       "Tensor alias, Tensor keep, bool cbow, int first, int num_ids, int begin, int end, int window, int negative, "
-      "int seed, int epoch, int epochs, float lr, int sentences_in_flight, int hot_words) -> ()");
+      "int seed, int epoch, int epochs, float lr, int sentences_in_flight) -> ()");
   // The vectors of the words (V, D): their sums, divided by word_rows.
   m.def(
       "compose_subwords(Tensor in_weight, Tensor ngram_weight, Tensor first, Tensor entries, Tensor word_rows, "

@@ -208,15 +208,20 @@ class SentenceWindow {
   // Brings the words that are in a window of the block at `first`, or before it, into slots, and the rows of frequent
   // words to where others have moved them.
   W2V_DEVICE void enter_windows(int64_t first) {
-    uint32_t wanted = hot_;
+    uint32_t wanted = 0;
     for (; entered_ < filled_ && entered_ < first + kBlock + p_.window; ++entered_) wanted |= enter(entered_);
-    wanted |= hot_;
+    fetch_slots(0, wanted | hot_);
+    for (int32_t from = kMaskedSlots; from < layout_.contexts; from += kWarpLanes) fetch_slots(from, hot_from(from));
+  }
+
+  // The rows of the slots `from` and on whose bits are set.
+  W2V_DEVICE void fetch_slots(int32_t from, uint32_t wanted) {
     while (wanted != 0) {
       constexpr int kTogether = Self::kFetchTogether;
       int32_t slot[kTogether], word[kTogether];
       W2V_UNROLL
       for (int i = 0; i < kTogether; ++i) {
-        slot[i] = wanted != 0 ? lowest_bit(wanted) : -1;
+        slot[i] = wanted != 0 ? from + lowest_bit(wanted) : -1;
         wanted &= wanted - 1;
       }
       W2V_UNROLL
@@ -234,6 +239,16 @@ class SentenceWindow {
       });
     }
   }
+
+  // The slots from the kMaskedSlots-th on that hold frequent words, as bits: looked up, as windows seldom are so wide.
+  W2V_DEVICE uint32_t hot_from(int32_t from) const {
+    if (p_.hot_words == 0) return 0;
+    return warp_.lanes_where([&](int lane) {
+      const int32_t slot = from + lane;
+      return slot < layout_.contexts && last_of(slot) >= left_ && is_hot(slot);
+    });
+  }
+  W2V_DEVICE bool is_hot(int32_t slot) const { return at<int32_t>(layout_.slot_word)[slot] < p_.hot_words; }
 
   // Gives queued word e a slot: the one where it is, or a free one, whose bit is returned for its row to be fetched
   // (beyond kMaskedSlots, it is fetched here).
@@ -279,15 +294,14 @@ class SentenceWindow {
   W2V_DEVICE void leave(int64_t e) {
     const int32_t slot = slot_of(e);
     if (last_of(slot) != e) return;
-    if (slot < kMaskedSlots && (hot_ >> slot & 1u) != 0) {
-      hot_ &= ~(1u << slot);
-    } else {
-      give_slot(slot);
-    }
+    if (!is_hot(slot)) return give_slot(slot);
+    if (slot < kMaskedSlots) hot_ &= ~(1u << slot);
   }
 
   W2V_DEVICE void give_hot() {
     for (uint32_t left = hot_; left != 0; left &= left - 1) give_slot(lowest_bit(left));
+    for (int32_t from = kMaskedSlots; from < layout_.contexts; from += kWarpLanes)
+      for (uint32_t left = hot_from(from); left != 0; left &= left - 1) give_slot(from + lowest_bit(left));
   }
 
   W2V_DEVICE void give_slot(int32_t slot) {
@@ -314,7 +328,7 @@ class SentenceWindow {
   int64_t drawn_begin_, drawn_end_;     // centres whose negatives are drawn
   uint64_t key_, rounding_key_, step_;  // step_ counts rows that were added to
   float rate_;
-  uint32_t hot_;  // the slots of frequent words, as bits: between blocks, memory has their rows
+  uint32_t hot_;  // the first slots of frequent words, as bits: between blocks, memory has the rows of all of them
   bool open_;     // there are words to read
 };
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_sgns_kernel import make_case
 
-from w2v_ext import TrainConfig, Trainer, corpus_from_sequences, family_ops
+from w2v_ext import TrainConfig, Trainer, corpus_from_sequences, family_ops, ops
 from w2v_ext.huffman import huffman_tree
 from w2v_ext.methods import _on_cuda, cuda_epoch
 from w2v_ext.methods.cuda_epoch import default_sentences_in_flight, device_weight
@@ -203,6 +203,22 @@ def test_the_trainer_gives_the_cpu_trainers_vectors(any_cuda, settings, monkeypa
     streamed.fit()
     for one, other in zip(streamed.method.weights.values(), there.method.weights.values(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("settings", [{}, {"model": "cbow"}, {"loss": "hs"}, {"model": "fasttext"}])
+def test_frequent_words_are_known_to_the_kernels(pretended_cuda, monkeypatch, settings):
+    monkeypatch.setattr(cuda_epoch, "HOT_ROW_COPIES", 0.2)
+    config = TrainConfig(min_count=1, dim=4, sample=0, sentences_in_flight=3, **settings)
+    method = _on_cuda(small_corpus(), config, pretended_cuda)
+    asked = []
+    monkeypatch.setattr(ops, "_call", lambda operator, *arguments: asked.append(arguments[-1]))
+    method._launch(method._ids, 0, 0, 0, 1)
+    if settings.get("model") == "fasttext":
+        assert method.hot_words == 0
+        assert asked == [3]  # the sentences: the operator takes no frequent words
+    else:
+        assert asked == [method.hot_words]
+        assert 0 < method.hot_words < len(method.in_weight)
 
 
 def test_a_tree_bears_fewer_sentences_in_flight(pretended_cuda):

@@ -293,6 +293,7 @@ def test_one_rank_writes_for_all(whole):
     assert not (whole / CHECKPOINT).exists()
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_costs_no_more_than_what_came_after_the_checkpoint(whole, text, tmp_path):
     checkpoint = tmp_path / "m" / CHECKPOINT
     process = torchrun(2, "--max-restarts", "3", *settings(text, tmp_path / "m"), "--resume", "auto")

@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "README.md"})  # the list of the others
+SLOW = {"pictures", "report"}
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -63,7 +64,9 @@ def run_page(path, folder):
     return ran
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in PAGES]
+)
 def test_page(page, tmp_path, monkeypatch):
     folder = tmp_path / "work"
     folder.mkdir()

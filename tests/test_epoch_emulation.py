@@ -195,6 +195,17 @@ def test_rows_of_frequent_words_go_back_after_every_block(emulation, hot, window
     assert counts[0] - few[0] == counts[1] - few[1] > 0  # read once more, added once more
 
 
+def test_frequent_words_are_given_back_wherever_they_lie(emulation):
+    # 60 different words, all hot, in windows of up to 42: more than a word of bits tells of.
+    weights, _, alias, keep = make_case(vocab=60, dim=4)
+    ids = torch.tensor([*range(60), -1], dtype=torch.int32)
+    *_, counts = emulate(emulation, weights, ids, alias, torch.full_like(keep, -1), window=20, negative=3, hot=60)
+    held = [min(center + 2 + 20, 60) - max(center - 20, 0) for center in range(0, 60, 2)]
+    assert max(held) == 42
+    assert counts[1] == sum(held) + 30 * 5  # and 30 blocks' rows of out
+    assert sum(held) + 30 * 5 <= counts[0] <= sum(held) + 30 * 5 + 60
+
+
 def test_a_diverged_weight_shows_in_the_loss(emulation):
     weights, *rest = make_case()
     weights[0].fill_(float("nan"))
@@ -268,13 +279,13 @@ def test_stochastic_rounding_keeps_the_mean(emulation):
     assert emulation.round_number(ctypes.c_float(1.5), 65535) == 1.5  # what bfloat16 holds stays
 
 
-@pytest.mark.parametrize(("dim", "negative"), [(20, 5), (130, 3), (20, 9)])
-def test_bfloat16_follows_float32(emulation, dim, negative):
+@pytest.mark.parametrize(("dim", "negative", "hot"), [(20, 5, 0), (130, 3, 0), (20, 9, 0), (20, 5, 50), (130, 3, 200)])
+def test_bfloat16_follows_float32(emulation, dim, negative, hot):
     weights, *rest = make_case(vocab=200, dim=dim, sentences=200)
     start = [w.bfloat16() for w in weights]
     exact, rounded = [w.float() for w in start], [w.clone() for w in start]
     emulate(emulation, exact, *rest, negative=negative, lr=0.01)
-    *sums, bad, _ = emulate(emulation, rounded, *rest, negative=negative, lr=0.01)
+    *sums, bad, _ = emulate(emulation, rounded, *rest, negative=negative, lr=0.01, hot=hot)
     assert bad == -1
     for got, want, before in zip(rounded, exact, start, strict=True):
         moved = want - before.float()

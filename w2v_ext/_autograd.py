@@ -53,7 +53,7 @@ def _train_shapes(*_):
 
 
 def must_be_sorted(weight: Tensor) -> bool:
-    """Whether rows have to be summed in a fixed order: CUDA's other way is by atomics, which have none."""
+    """Whether rows have to be summed in a fixed order: CUDA's other ways have none."""
     return weight.is_cuda and torch.are_deterministic_algorithms_enabled()
 
 

@@ -260,7 +260,7 @@ class LockedRows(Method):
         if inner.length != len(ids):
             raise ValueError("lock: expected a model that learns from the text word by word, got another")
         self.inner, self.weights, self.length, self.device = inner, inner.weights, inner.length, inner.device
-        self.sorted_tables = inner.sorted_tables
+        self.sorted_tables, self.points = inner.sorted_tables, inner.points
         self._ids = ids
         weight = self.weights["in_weight"]
         self._rows = rows.to(self.device)

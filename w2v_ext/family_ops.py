@@ -238,8 +238,7 @@ def train_hs_cuda_(
         path_start, path, cbow, mean, divide: as in :func:`train_hs_`, on the device. What they hold is not checked.
         longest: nodes of the longest path; a longer one stops the kernel.
         sums, bad, ids, keep, first, num_ids, begin, end, window, seed, epoch, epochs, lr, sentences_in_flight,
-            hot_words: as in
-            :func:`w2v_ext.ops.train_sgns_cuda_`.
+            hot_words: as in :func:`w2v_ext.ops.train_sgns_cuda_`.
     """
     ops._call(
         ops._ops.train_hs_cuda_,
@@ -274,7 +273,6 @@ def train_subwords_cuda_(
     epochs: int,
     lr: float,
     sentences_in_flight: int,
-    hot_words: int = 0,
 ) -> None:
     """Train as :func:`train_subwords_` does, on CUDA: queued on the current stream, without waiting for the device.
 
@@ -288,11 +286,11 @@ def train_subwords_cuda_(
             :class:`w2v_ext.subwords.SubwordGroups`, on the device. What they hold is not checked.
         cbow: as in :func:`train_subwords_`.
         sums, bad, ids, alias, keep, first, num_ids, begin, end, window, negative, seed, epoch, epochs, lr,
-            sentences_in_flight, hot_words: as in :func:`w2v_ext.ops.train_sgns_cuda_`.
+            sentences_in_flight: as in :func:`w2v_ext.ops.train_sgns_cuda_`.
     """
     ops._call(
         ops._ops.train_subwords_cuda_,
         *(in_weight, ngram_weight, out_weight, sums, bad, first_entry, entries, word_rows, group_rows),
         *(ids, alias, keep, cbow, first, num_ids, begin, end, window, negative, seed, epoch, epochs, lr),
-        *(sentences_in_flight, hot_words),
+        sentences_in_flight,
     )

@@ -9,8 +9,9 @@
 //   arithmetic  3 M N D multiply-adds: 12 instructions of a warp for each pair and 128 columns, about 740 for D <= 128;
 //               with the sums across lanes (125 for each 4 contexts), shared memory and bookkeeping an estimated 1,600.
 //               An H100 or H200 (132 x 4 schedulers, 1.7 GHz) issues 900 G instructions/s: about 1,100 M windows/s
-//   L2          N rows of out read and added to, and 2 rows of in: 2 (N + 2) D numbers. 7.2 KB for D = 100, K = 5, so
-//               at an assumed 3 TB/s, half of it atomics, about 800 M windows/s
+//   L2          N rows of out read and added to, 2 rows of in and those of frequent words, 4 of 12 on the IMDB corpus:
+//               2 (N + 6) D numbers. 10 KB for D = 100, K = 5, so at an assumed 3 TB/s, half of it atomics, about 600 M
+//               windows/s
 //   memory      nothing but ids while both tables (2 V D numbers) fit the L2 cache, 60 MB there: V = 75,000 at D = 100.
 //               At D = 300 21.6 KB per block less what hits: with half of it missing, 4.3 TB/s allow 800 M windows/s
 //   latency     what decides. With one warp on each scheduler (508 in flight) an H200 takes 10,600 cycles from block to

@@ -2,7 +2,8 @@
 // around family_warp.h, and their operators.
 //
 // One warp trains one sentence at a time, as in epoch.cu. A word's row is read once and added to once while a window
-// slides over it; rows of outputs are read for the scores and again for the update, and added to by atomics.
+// slides over it (a frequent word's with every block); rows of outputs are read for the scores and again for the
+// update, and added to by atomics.
 //
 // Bounds, per centre, with C contexts and D = 100 (400 bytes a row, 3 reads or writes each of N outputs and 2 of a
 // word's own row):

@@ -59,8 +59,6 @@ void launch(const char* name, const Tensor& on, int64_t items, Kernel kernel, co
   launch_blocks(name, on, std::min((items - 1) / kItems + 1, kMaxBlocks), kThreads, 0, kernel, args...);
 }
 
-constexpr int kUnlimited = 1 << 16;  // blocks on a multiprocessor
-
 // The same with no more blocks than are at work at once, per_multiprocessor on each, for kernels whose warps fetch what
 // the next item needs while they work on one.
 template <int kPerItem, typename Kernel, typename... Args>

@@ -9,7 +9,7 @@
 //
 // All of it is bound by the traffic of rows, which are scattered. In rows of D numbers per example, with T = P + K:
 //   forward                T + 1 read
-//   gradients, by atomics  T + 2 read, T + 1 read and written, and 2 V D numbers set to zero
+//   gradients, by atomics  T + 1 read, T + 1 read and written, and 2 V D numbers set to zero
 //   step, by atomics       T + 1 read, 1 written; 1 read, T read and written; 1 read, 1 read and written: 3 T + 6
 // against the 2 T + 2 that any step must move whose gradients are all taken before it. Less what hits the L2 cache.
 // Where a batch meets many of the rows of out, those are written without atomics: owned.h says how and what that takes;
@@ -38,7 +38,7 @@ void start_forward(const Batch<T>& batch, const Tensor& loss, const Tensor& coef
   using A = Accumulator<T>;
   const bool wide = rows_are_wide(batch), held = batch.dim <= kPiece && sizeof(T) <= 4;
   const auto start = [&](auto kernel) {
-    launch_resident<kWarp>("loss_forward", loss, batch.batch, kResident ? kForwardBlocks : kUnlimited, kernel, batch,
+    launch_resident<kWarp>("loss_forward", loss, batch.batch, kForwardBlocks, kernel, batch,
                            step == nullptr ? OwnedStep{} : *step, mutable_data<A>(loss), mutable_data<A>(coef),
                            center_grad);
   };

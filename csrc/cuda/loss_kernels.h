@@ -8,8 +8,7 @@ namespace w2v {
 template <typename T>
 constexpr int kTile = sizeof(T) <= 4 ? 16 : 4;  // targets at a time: their rows take 64 registers (float64: 32)
 constexpr int kGradientTile = 4;                // rows of a gradient in flight, with one of them added to by atomics
-constexpr int kForwardBlocks = 4;               // on an SM: 128 registers
-constexpr bool kResident = true;                // forward: no more blocks than that, each warp with several examples
+constexpr int kForwardBlocks = 4;               // on an SM, and no more: 128 registers; a warp has several examples
 constexpr int kGradientBlocks = 5;              // 96
 
 // Of 2 kStep sums, a lane keeps kStep and gives the others to lane ^ kStep, for its part of those it keeps.

@@ -4,8 +4,8 @@
 // kernel that knows the slopes leaves those of the first kSlots occurrences of a row in a table, beside the row of in
 // that they multiply; owned_rows then takes 32 rows per warp, reads their numbers and slots together, and sums and
 // writes each row once, in the order of memory. What a row has beyond kSlots is added by atomics, in add_targets: rows
-// that frequent are mostly in the L2 cache. A step goes further: a row that occurs once is read by no other example,
-// so its own example writes it at once, from the registers it was read to, and nothing is read twice.
+// that frequent are mostly in the L2 cache. A step with D <= 128 goes further: a row that occurs once is read by no
+// other example, so its own example writes it at once, from the registers it was read to, and nothing is read twice.
 //
 // In rows of D numbers, of B T occurrences of which R rows are different and S occur once: R - S read and written here
 // (a gradient: V' written), and B read, the v, from the L2 cache but for the first time. By atomics it would be B T
@@ -17,7 +17,6 @@
 
 namespace w2v {
 
-constexpr bool kOwnRows = true;           // false: all by atomics
 constexpr int64_t kMaxRowsPerTarget = 4;  // V' / (B T), beyond which counting all of V' costs more than atomics
 constexpr int kSlots = 4;                 // 32 bytes, a sector of the cache
 constexpr int kOwnedTile = 4;             // rows of a warp in flight, with 2 slots each
@@ -149,7 +148,7 @@ inline Tensor new_zero_integers(const Tensor& like, int64_t count) {
 template <typename T>
 bool owns_rows(const Batch<T>& batch) {
   const int64_t targets = batch.batch * batch.targets;
-  return kOwnRows && rows_are_wide(batch) && targets > 0 && batch.out_rows <= kMaxRowsPerTarget * targets;
+  return rows_are_wide(batch) && targets > 0 && batch.out_rows <= kMaxRowsPerTarget * targets;
 }
 
 // The tables, for as long as kernels that use them are started, and the occurrences counted.

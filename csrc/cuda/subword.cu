@@ -34,10 +34,10 @@ void train(const Tensor& in_weight, const Tensor& ngram_weight, const Tensor& ou
            const Tensor& bad, const Tensor& first_entry, const Tensor& entries, const Tensor& word_rows,
            const Tensor& group_rows, const Tensor& ids, const Tensor& alias, const Tensor& keep, bool cbow,
            int64_t first, int64_t num_ids, int64_t begin, int64_t end, int64_t window, int64_t negative, int64_t seed,
-           int64_t epoch, int64_t epochs, double lr, int64_t sentences_in_flight, int64_t hot_words) {
+           int64_t epoch, int64_t epochs, double lr, int64_t sentences_in_flight) {
   const EpochArguments a{in_weight, out_weight, sums,   bad,  ids,   keep,   first, num_ids,
                          begin,     end,        window, seed, epoch, epochs, lr,    sentences_in_flight,
-                         hot_words};
+                         0};
   SubwordSums params{a.check(), nullptr, nullptr, nullptr, nullptr, nullptr, cbow};
   W2V_CHECK(in_weight.scalar_type() == ScalarType::Float, "in_weight: expected dtype float32, got ",
             torch::headeronly::toString(in_weight.scalar_type()));

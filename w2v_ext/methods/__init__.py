@@ -42,7 +42,7 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
     if config.loss == "softmax":
         return FullSoftmax(corpus, config, device)
     if config.device == "auto" and (config.model, config.loss) != ("skipgram", "ns"):
-        device = torch.device("cpu")  # until their kernels have been run on a GPU, it is one's own choice
+        device = torch.device("cpu")  # measured with one seed so far: one's own choice
     if config.weight_dtype != "float32" and device.type == "cpu":
         raise TrainingError(f"weight_dtype: {config.weight_dtype} is for training on cuda, got a CPU to train on")
     if device.type == "cuda":

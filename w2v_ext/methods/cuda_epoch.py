@@ -86,10 +86,8 @@ def default_sentences_in_flight(multiprocessors: int, hottest: float, window: in
         window: the largest distance of a context.
         hottest_output: the share of centres that move the hottest output; the root of a tree is moved by all.
     """
-    of_rows, of_outputs = (
-        HOT_COPIES / max((2 * window + 1) * hottest, 1e-9),
-        HOT_OUTPUT_COPIES / max(hottest_output, 1e-9),
-    )
+    of_rows = HOT_COPIES / max((2 * window + 1) * hottest, 1e-9)
+    of_outputs = HOT_OUTPUT_COPIES / max(hottest_output, 1e-9)
     return max(1, int(min(WARPS_PER_MULTIPROCESSOR * multiprocessors, of_rows, of_outputs)))
 
 

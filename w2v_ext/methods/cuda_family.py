@@ -88,7 +88,7 @@ class CudaFastText(CudaEpoch, FastText):
             self.weights[name].copy_(weight)
         self.in_weight = self.weights["in_weight"]
 
-    def _queue(self, ids: Tensor, **settings: float) -> None:
+    def _queue(self, ids: Tensor, hot_words: int, **settings: float) -> None:
         config = self._config
         family_ops.train_subwords_cuda_(
             *(self.weights[name] for name in ("in_weight", "ngram_weight", "out_weight")),
