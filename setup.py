@@ -24,7 +24,7 @@ if not TEXT_ONLY:
     from torch.utils import cpp_extension
 
 TORCH_2_10 = "0x020a000000000000"  # the oldest release whose stable ABI the kernels use
-STANDARD = "-std=c++20"  # PyTorch before 2.12 would ask for 17
+STANDARD = "-std=c++20"  # PyTorch 2.11 would ask for 17
 CXX_FLAGS = ["-O3", "-g0", STANDARD, "-fno-math-errno", "-fvisibility=hidden"]
 CXX_FLAGS += [f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
 SANITIZE = os.environ.get("W2V_EXT_SANITIZE", "")

@@ -61,7 +61,7 @@ void start(const EpochArguments& a, const EpochParams& params, const EpochLayout
 
 template <typename T>
 void start_with(const EpochArguments& a, const EpochParams& params, const EpochLayout& layout) {
-  const int chunks = layout.groups == 1 ? (layout.pitch + 4 * kWarp - 1) / (4 * kWarp) : 0;
+  const int chunks = layout.groups == 1 ? layout.width / (4 * kWarp) : 0;
   switch (chunks) {
     case 1:
       return start<T, 1>(a, params, layout);
