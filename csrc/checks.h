@@ -98,6 +98,16 @@ inline void check_gradient_arguments(const Tensor& grad_loss, const Tensor& coef
   W2V_CHECK(coef.device() == in_weight.device(), "coef: expected to be on the device of in_weight");
 }
 
+// A saved center_grad has D columns, or none.
+inline void check_center_grad(const Tensor& center_grad, const Tensor& in_weight, const LossShape& shape) {
+  W2V_CHECK(center_grad.dim() == 2 && center_grad.size(0) == shape.batch &&
+                (center_grad.size(1) == shape.dim || center_grad.size(1) == 0) &&
+                center_grad.scalar_type() == accumulator_type(in_weight),
+            "center_grad: expected shape (B, D) = (", shape.batch, ", ", shape.dim,
+            ") in the accumulation dtype, or no columns, got ", shape_of(center_grad));
+  W2V_CHECK(center_grad.device() == in_weight.device(), "center_grad: expected to be on the device of in_weight");
+}
+
 inline Tensor with_contiguous_rows(const Tensor& weight) {
   return weight.size(1) <= 1 || weight.stride(1) == 1 ? weight : torch::stable::contiguous(weight);
 }

@@ -4,22 +4,23 @@
 
 STABLE_TORCH_LIBRARY(w2v_ext, m) {
   // Autograd path. in_weight, out_weight (V, D); center (B,), pos (B, P), neg (B, K) int32 | int64.
-  // loss (B,) and coef (B, P + K) = d loss / d score, in float32 (float64 for float64 weights).
+  // loss (B,) and coef (B, P + K) = d loss / d score, in float32 (float64 for float64 weights). On CUDA, and if asked
+  // for, center_grad (B, D) = d loss / d v, which spares the gradients a second look at the rows; otherwise (B, 0).
   m.def(
       "negative_sampling_loss(Tensor in_weight, Tensor out_weight, Tensor center, Tensor pos, Tensor neg, "
-      "bool sparse_grad) -> (Tensor loss, Tensor coef)");
+      "bool sparse_grad, bool with_center_grad=False) -> (Tensor loss, Tensor coef, Tensor center_grad)");
   m.def(
       "negative_sampling_loss_backward(Tensor grad_loss, Tensor coef, Tensor in_weight, Tensor out_weight, "
-      "Tensor center, Tensor pos, Tensor neg) -> (Tensor grad_in, Tensor grad_out)");
+      "Tensor center, Tensor pos, Tensor neg, Tensor? center_grad=None) -> (Tensor grad_in, Tensor grad_out)");
   // The same as unique, ascending rows (R,) int64 and their values (R, D), for each weight.
   m.def(
       "negative_sampling_loss_backward_sparse(Tensor grad_loss, Tensor coef, Tensor in_weight, Tensor out_weight, "
-      "Tensor center, Tensor pos, Tensor neg) -> (Tensor in_rows, Tensor in_values, Tensor out_rows, "
-      "Tensor out_values)");
+      "Tensor center, Tensor pos, Tensor neg, Tensor? center_grad=None) -> (Tensor in_rows, Tensor in_values, "
+      "Tensor out_rows, Tensor out_values)");
   // The dense gradients of CUDA tensors, each row summed in a fixed order: the same bits in every run.
   m.def(
       "negative_sampling_loss_backward_sorted(Tensor grad_loss, Tensor coef, Tensor in_weight, Tensor out_weight, "
-      "Tensor center, Tensor pos, Tensor neg) -> (Tensor grad_in, Tensor grad_out)");
+      "Tensor center, Tensor pos, Tensor neg, Tensor? center_grad=None) -> (Tensor grad_in, Tensor grad_out)");
   // Direct path: the SGD step of loss.sum() * scale, in place; gives the losses (B,) before the step.
   m.def(
       "sgns_step_(Tensor(a!) in_weight, Tensor(b!) out_weight, Tensor center, Tensor pos, Tensor neg, float step) "

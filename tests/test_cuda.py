@@ -113,7 +113,7 @@ def test_same_result_as_on_the_cpu(dtype):
 
 def test_coefficients_are_sigmoid_minus_label():
     in_weight, out_weight, center, pos, neg = cuda_batch(torch.float64, positives=2, negatives=3)
-    _, coef = torch.ops.w2v_ext.negative_sampling_loss(in_weight, out_weight, center, pos, neg, False)
+    _, coef, _ = torch.ops.w2v_ext.negative_sampling_loss(in_weight, out_weight, center, pos, neg, False)
     scores = torch.einsum("bd,bkd->bk", in_weight[center], out_weight[torch.cat([pos, neg], 1)])
     label = torch.tensor([1, 1, 0, 0, 0], device="cuda")
     torch.testing.assert_close(coef, (torch.sigmoid(scores) - label).detach(), atol=1e-14, rtol=0)
@@ -220,7 +220,8 @@ def test_gradcheck_of_tied_weights():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_opcheck(dtype):
     args = cuda_batch(dtype)
-    torch.library.opcheck(torch.ops.w2v_ext.negative_sampling_loss.default, (*args, False))
+    for with_center_grad in (False, True):
+        torch.library.opcheck(torch.ops.w2v_ext.negative_sampling_loss.default, (*args, False, with_center_grad))
     torch.library.opcheck(torch.ops.w2v_ext.sgns_step_.default, (*detached(args), 0.1))
 
 

@@ -34,7 +34,7 @@ def assert_matches_reference(ops, dtype, in_order, tolerance=None, **options):
     args = make_batch(dtype, **options)
     weights, indices = [a.detach() for a in args[:2]], args[2:]
     tolerance = tolerance or TOLERANCE[dtype]
-    loss, coef = ops.negative_sampling_loss(*weights, *indices, False)
+    loss, coef, center_grad = ops.negative_sampling_loss(*weights, *indices, False, True)
     assert loss.dtype == coef.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     exact = [w.double().requires_grad_() for w in weights]
     want = reference.negative_sampling_loss(*exact, *indices, reduction="none")
@@ -43,9 +43,10 @@ def assert_matches_reference(ops, dtype, in_order, tolerance=None, **options):
     upstream = torch.linspace(0.5, 1.5, len(loss), dtype=loss.dtype)
     backward = ops.negative_sampling_loss_backward_sorted if in_order else ops.negative_sampling_loss_backward
     wanted = torch.autograd.grad(want, exact, upstream.double())
-    for grad, want in zip(backward(upstream, coef, *weights, *indices), wanted, strict=True):
-        assert grad.dtype == dtype
-        assert_rows_close(grad, want, tolerance)
+    for saved in (center_grad, None, loss.new_empty(len(loss), 0)):
+        for grad, want in zip(backward(upstream, coef, *weights, *indices, saved), wanted, strict=True):
+            assert grad.dtype == dtype
+            assert_rows_close(grad, want, tolerance)
 
     stepped, expected = [w.clone() for w in weights], [w.double() for w in weights]
     (ops.sgns_step_sorted_ if in_order else ops.sgns_step_)(*stepped, *indices, 0.3 / len(loss))

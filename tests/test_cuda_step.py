@@ -143,6 +143,8 @@ def test_gradient_of_another_shape_or_device_is_named():
         backward(torch.ones(16, device="cuda"), coef[:, 1:], *args)
     with pytest.raises(ARGUMENT_ERROR, match="grad_loss: expected to be on the device of in_weight"):
         backward(torch.ones(16), coef, *args)
+    with pytest.raises(ARGUMENT_ERROR, match=r"center_grad: expected shape \(B, D\) .* got \(16, 3\)"):
+        backward(torch.ones(16, device="cuda"), coef, *args, torch.ones(16, 3, device="cuda"))
 
 
 def test_bad_steps_change_nothing():

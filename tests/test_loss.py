@@ -114,7 +114,7 @@ def test_table_computed_by_hand():
 
 def test_coefficients_are_sigmoid_minus_label():
     in_weight, out_weight, center, pos, neg = make_batch(torch.float64, positives=2, negatives=3)
-    _, coef = torch.ops.w2v_ext.negative_sampling_loss(in_weight, out_weight, center, pos, neg, False)
+    _, coef, _ = torch.ops.w2v_ext.negative_sampling_loss(in_weight, out_weight, center, pos, neg, False)
     scores = torch.einsum("bd,bkd->bk", in_weight[center], out_weight[torch.cat([pos, neg], 1)])
     label = torch.tensor([1, 1, 0, 0, 0])
     torch.testing.assert_close(coef, (torch.sigmoid(scores) - label).detach(), atol=1e-14, rtol=0)

@@ -16,7 +16,7 @@ def _accumulator(weight: Tensor) -> torch.dtype:
 
 
 @torch.library.register_fake("w2v_ext::negative_sampling_loss")
-def _loss_shapes(in_weight, out_weight, center, pos, neg, sparse_grad):
+def _loss_shapes(in_weight, out_weight, center, pos, neg, sparse_grad, with_center_grad=False):
     for name, tensor in (("out_weight", out_weight), ("center", center), ("pos", pos), ("neg", neg)):
         if tensor.device != in_weight.device:
             raise ValueError(
@@ -26,12 +26,16 @@ def _loss_shapes(in_weight, out_weight, center, pos, neg, sparse_grad):
     return (
         in_weight.new_empty((batch,), dtype=_accumulator(in_weight)),
         in_weight.new_empty((batch, targets), dtype=_accumulator(in_weight)),
+        in_weight.new_empty(
+            (batch, in_weight.shape[1] if with_center_grad and in_weight.is_cuda else 0),
+            dtype=_accumulator(in_weight),
+        ),
     )
 
 
 @torch.library.register_fake("w2v_ext::negative_sampling_loss_backward_sorted")
 @torch.library.register_fake("w2v_ext::negative_sampling_loss_backward")
-def _backward_shapes(grad_loss, coef, in_weight, out_weight, center, pos, neg):
+def _backward_shapes(grad_loss, coef, in_weight, out_weight, center, pos, neg, center_grad=None):
     return in_weight.new_empty(in_weight.shape), out_weight.new_empty(out_weight.shape)
 
 
@@ -64,32 +68,33 @@ def _dense_gradients(grad_loss, coef, in_weight, *rest):
 
 
 def _save_for_backward(ctx, inputs, output):
-    in_weight, out_weight, center, pos, neg, sparse_grad = inputs
-    _, coef = output
-    ctx.save_for_backward(in_weight, out_weight, center, pos, neg, coef)
-    ctx.mark_non_differentiable(coef)
+    in_weight, out_weight, center, pos, neg, sparse_grad, _ = inputs
+    _, coef, center_grad = output
+    ctx.save_for_backward(in_weight, out_weight, center, pos, neg, coef, center_grad)
+    ctx.mark_non_differentiable(coef, center_grad)
     ctx.sparse_grad = sparse_grad
 
 
-def _loss_backward(ctx, grad_loss, _grad_coef):
-    in_weight, out_weight, center, pos, neg, coef = ctx.saved_tensors
+def _loss_backward(ctx, grad_loss, *_):
+    in_weight, out_weight, center, pos, neg, coef, center_grad = ctx.saved_tensors
     if not ctx.sparse_grad:
-        grads = _dense_gradients(grad_loss, coef, in_weight, out_weight, center, pos, neg)
-        return *grads, None, None, None, None
+        grads = _dense_gradients(grad_loss, coef, in_weight, out_weight, center, pos, neg, center_grad)
+        return *grads, None, None, None, None, None
     in_rows, in_values, out_rows, out_values = _ops.negative_sampling_loss_backward_sparse(
-        grad_loss, coef, in_weight, out_weight, center, pos, neg
+        grad_loss, coef, in_weight, out_weight, center, pos, neg, center_grad
     )
-    return _coo(in_rows, in_values, in_weight), _coo(out_rows, out_values, out_weight), None, None, None, None
+    grads = _coo(in_rows, in_values, in_weight), _coo(out_rows, out_values, out_weight)
+    return *grads, None, None, None, None, None
 
 
 @torch.library.register_kernel("w2v_ext::negative_sampling_loss_backward_sparse", "cuda")
-def _sparse_backward_cuda(grad_loss, coef, in_weight, out_weight, center, pos, neg):
+def _sparse_backward_cuda(grad_loss, coef, in_weight, out_weight, center, pos, neg, center_grad=None):
     # The dense gradients of the rows met, renumbered; unique waits for the device, as the number of rows must be known.
     in_rows, center = torch.unique(center.long(), return_inverse=True)  # (R,), (B,)
     out_rows, targets = torch.unique(torch.cat([pos.long(), neg.long()], 1), return_inverse=True)  # (S,), (B, P + K)
     pos, neg = targets.split([pos.shape[1], neg.shape[1]], 1)
     in_values, out_values = _dense_gradients(
-        grad_loss, coef, in_weight[in_rows], out_weight[out_rows], center, pos, neg
+        grad_loss, coef, in_weight[in_rows], out_weight[out_rows], center, pos, neg, center_grad
     )
     return in_rows, in_values, out_rows, out_values
 

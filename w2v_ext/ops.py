@@ -89,7 +89,11 @@ def negative_sampling_loss(
         raise ValueError(f"reduction: expected one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
     if check_indices:
         _check_indices(in_weight, out_weight, center, _two_dims(pos), neg)
-    loss, _ = _call(_ops.negative_sampling_loss, in_weight, out_weight, center, _two_dims(pos), neg, sparse_grad)
+    with_center_grad = in_weight.is_cuda and in_weight.requires_grad and torch.is_grad_enabled()
+    loss, _, _ = _call(
+        *(_ops.negative_sampling_loss, in_weight, out_weight, center, _two_dims(pos), neg),
+        *(sparse_grad, with_center_grad),
+    )
     if reduction == "none":
         return loss
     if reduction == "sum":

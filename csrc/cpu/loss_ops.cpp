@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -112,8 +113,9 @@ const LossKernels<T>& loss_kernels() {
   if constexpr (std::is_same_v<T, torch::headeronly::Half>) return kernels().f16;
 }
 
-std::tuple<Tensor, Tensor> forward(const Tensor& in_weight, const Tensor& out_weight, const Tensor& center,
-                                   const Tensor& pos, const Tensor& neg, bool /*sparse_grad*/) {
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& in_weight, const Tensor& out_weight, const Tensor& center,
+                                           const Tensor& pos, const Tensor& neg, bool /*sparse_grad*/,
+                                           bool /*with_center_grad*/) {
   const LossShape shape = check_loss_arguments(in_weight, out_weight, center, pos, neg);
   Indices indices(shape, center);
   indices.copy_targets(shape, pos, neg, nullptr);
@@ -130,7 +132,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& in_weight, const Tensor& out_we
     share(shape.batch, kExamples,
           [&](int64_t begin, int64_t end) { loss_kernels<T>().forward(batch, loss_data, coef_data, begin, end); });
   });
-  return {loss, coef};
+  return {loss, coef, torch::stable::new_empty(in, {shape.batch, 0}, type)};
 }
 
 // What both gradients need, checked: coef and grad_loss come from outside again.
@@ -178,7 +180,7 @@ struct Backward {
 
 std::tuple<Tensor, Tensor> backward(const Tensor& grad_loss, const Tensor& coef, const Tensor& in_weight,
                                     const Tensor& out_weight, const Tensor& center, const Tensor& pos,
-                                    const Tensor& neg) {
+                                    const Tensor& neg, const std::optional<Tensor>& /*center_grad*/) {
   const Backward b(grad_loss, coef, in_weight, out_weight, center, pos, neg);
   Tensor grad_in = torch::stable::new_zeros(b.in, {b.shape.in_rows, b.shape.dim});
   Tensor grad_out = torch::stable::new_zeros(b.out, {b.shape.out_rows, b.shape.dim});
@@ -194,7 +196,8 @@ Tensor row_numbers(const Tensor& like, const std::vector<uint32_t>& rows) {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward_sparse(const Tensor& grad_loss, const Tensor& coef,
                                                            const Tensor& in_weight, const Tensor& out_weight,
-                                                           const Tensor& center, const Tensor& pos, const Tensor& neg) {
+                                                           const Tensor& center, const Tensor& pos, const Tensor& neg,
+                                                           const std::optional<Tensor>& /*center_grad*/) {
   const Backward b(grad_loss, coef, in_weight, out_weight, center, pos, neg);
   Tensor in_rows = row_numbers(b.in, b.groups.centers.rows()), out_rows = row_numbers(b.in, b.groups.targets.rows());
   Tensor in_values = torch::stable::new_empty(b.in, {in_rows.size(0), b.shape.dim});

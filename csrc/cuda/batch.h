@@ -193,11 +193,12 @@ bool rows_are_wide(const Batch<T>& batch) {
 // ---- the sorted path, sorted.cu ------------------------------------------------------------------------------------
 
 // Gradients of (loss * grad_loss).sum(), each row summed in a fixed order, in float32 (float64), and rounded once.
+// center_grad (B, D) = d loss.sum() / d v.
 template <typename T>
-void sorted_gradients(const Batch<T>& batch, const Tensor& grad_loss, const Tensor& coef, const Tensor& grad_in,
-                      const Tensor& grad_out);
+void sorted_gradients(const Batch<T>& batch, const Tensor& grad_loss, const Tensor& coef, const Tensor& center_grad,
+                      const Tensor& grad_in, const Tensor& grad_out);
 
-// weight += factor * gradient, likewise; center_grad (B, D) = d loss.sum() / d v.
+// weight += factor * gradient, likewise.
 template <typename T>
 void sorted_step(const Batch<T>& batch, const Tensor& coef, const Tensor& center_grad, Accumulator<T> factor,
                  const Tensor& in, const Tensor& out);

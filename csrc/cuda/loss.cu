@@ -8,14 +8,14 @@
 // holds (D <= 128) or finds in the L1 cache.
 //
 // All of it is bound by the traffic of rows, which are scattered. In rows of D numbers per example, with T = P + K:
-//   forward                T + 1 read
-//   gradients, by atomics  T + 1 read, T + 1 read and written, and 2 V D numbers set to zero
+//   forward                T + 1 read, and for gradients 1 written, the centre's, which need not read the T rows again
+//   gradients, by atomics  2 read (v and the centre's), T + 1 read and written, and 2 V D numbers set to zero
 //   step, by atomics       T + 1 read, 1 written; 1 read, T read and written; 1 read, 1 read and written: 3 T + 6
 // against the 2 T + 2 that any step must move whose gradients are all taken before it. Less what hits the L2 cache.
-// Where a batch meets many of the rows of out, those are written without atomics: owned.h says how and what that takes;
-// the gradient of out is then not set to zero before. Sums of one row come in any order in either case, so the last
-// bits differ from run to run; sorted.cu has an order, and is used for 16-bit steps, which have to be summed before
-// they are rounded.
+// Where a batch meets many of the rows of out, what is added to one of them is summed first: occurrences.h says how and
+// what that takes; the gradient of out is then not set to zero before. Sums of one row come in any order in either case,
+// so the last bits differ from run to run; sorted.cu has an order, and is used for 16-bit steps, which have to be summed
+// before they are rounded.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -26,21 +26,20 @@
 #include "../checks.h"
 #include "batch.h"
 #include "loss_kernels.h"
-#include "owned.h"
+#include "occurrences.h"
 
 namespace w2v {
 namespace {
 
-// coef, center_grad: as of loss_forward. With a step (float32, wide), rows that occur once are stepped.
+// coef, center_grad, step (of float32, wide): as of loss_forward.
 template <typename T>
-void start_forward(const Batch<T>& batch, const Tensor& loss, const Tensor& coef, Accumulator<T>* center_grad,
-                   const OwnedStep* step = nullptr) {
+void start_forward(const Batch<T>& batch, const Tensor& loss, Accumulator<T>* coef, Accumulator<T>* center_grad,
+                   const ListedStep* step = nullptr) {
   using A = Accumulator<T>;
   const bool wide = rows_are_wide(batch), held = batch.dim <= kPiece && sizeof(T) <= 4;
   const auto start = [&](auto kernel) {
     launch_resident<kWarp>("loss_forward", loss, batch.batch, kForwardBlocks, kernel, batch,
-                           step == nullptr ? OwnedStep{} : *step, mutable_data<A>(loss), mutable_data<A>(coef),
-                           center_grad);
+                           step == nullptr ? ListedStep{} : *step, mutable_data<A>(loss), coef, center_grad);
   };
   if constexpr (std::is_same_v<T, float>) {
     if (step != nullptr)
@@ -54,34 +53,61 @@ void start_forward(const Batch<T>& batch, const Tensor& loss, const Tensor& coef
   start(loss_forward<T, false, false, false>);
 }
 
-std::tuple<Tensor, Tensor> forward(const Tensor& in_weight, const Tensor& out_weight, const Tensor& center,
-                                   const Tensor& pos, const Tensor& neg, bool /*sparse_grad*/) {
+// Calls start(add_targets, add_centers) with the kernels for 4 columns at once where rows allow it.
+template <typename T, typename Start>
+void with_row_width(const Batch<T>& batch, const Start& start) {
+  if constexpr (sizeof(T) <= 4) {
+    if (rows_are_wide(batch)) return start(add_targets<T, true>, add_centers<T, true>);
+  }
+  start(add_targets<T, false>, add_centers<T, false>);
+}
+
+// A tensor without columns where center_grad is not asked for.
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& in_weight, const Tensor& out_weight, const Tensor& center,
+                                           const Tensor& pos, const Tensor& neg, bool /*sparse_grad*/,
+                                           bool with_center_grad) {
   const LossShape shape = check_loss_arguments(in_weight, out_weight, center, pos, neg);
   const Tensor in = with_contiguous_rows(in_weight), out = with_contiguous_rows(out_weight);
   Tensor loss = new_losses(in, shape.batch);
   Tensor coef = new_matrix(in, shape.batch, shape.positives + shape.negatives);
+  Tensor center_grad = new_matrix(in, shape.batch, with_center_grad ? shape.dim : 0);
   with_weight_type(in, [&](auto zero) {
     using T = decltype(zero);
-    start_forward<T>(make_batch<T>(shape, in, out, center, pos, neg), loss, coef, nullptr);
+    start_forward<T>(make_batch<T>(shape, in, out, center, pos, neg), loss, mutable_data<Accumulator<T>>(coef),
+                     with_center_grad ? mutable_data<Accumulator<T>>(center_grad) : nullptr);
   });
-  return {loss, coef};
+  return {loss, coef, center_grad};
 }
 
-// What both ways to the gradients need, checked: coef and grad_loss come from outside again.
+// What both ways to the gradients need, checked: coef, grad_loss and center_grad come from outside again.
 struct Backward {
   LossShape shape;
   Tensor in, out, grad_loss, coef;
+  Tensor center_grad;  // (B, D)
 
   Backward(const Tensor& grad, const Tensor& slopes, const Tensor& in_weight, const Tensor& out_weight,
-           const Tensor& center, const Tensor& pos, const Tensor& neg)
+           const Tensor& center, const Tensor& pos, const Tensor& neg, const std::optional<Tensor>& saved)
       : shape(check_loss_arguments(in_weight, out_weight, center, pos, neg)),
         in(with_contiguous_rows(in_weight)),
         out(with_contiguous_rows(out_weight)),
         grad_loss(grad),
-        coef(slopes) {
+        coef(slopes),
+        center_grad(saved.has_value() ? *saved : grad) {
     check_gradient_arguments(grad, slopes, in_weight, shape);
+    if (saved.has_value()) check_center_grad(*saved, in_weight, shape);
     grad_loss = torch::stable::contiguous(grad);
     coef = torch::stable::contiguous(slopes);
+    if (saved.has_value() && saved->size(1) == shape.dim) {
+      center_grad = torch::stable::contiguous(*saved);
+      return;
+    }
+    center_grad = new_matrix(in, shape.batch, shape.dim);
+    with_weight_type(in, [&](auto zero) {
+      using T = decltype(zero);
+      using A = Accumulator<T>;
+      launch<kWarp>("center_gradients", in, shape.batch, center_gradients<T>,
+                    make_batch<T>(shape, in, out, center, pos, neg), data<A>(coef), mutable_data<A>(center_grad));
+    });
   }
 };
 
@@ -91,38 +117,36 @@ std::tuple<Tensor, Tensor> gradients(const Backward& b, const Batch<T>& batch) {
   using A = Accumulator<T>;
   const ScalarType type = accumulator_type(b.in);
   const Tensor grad_in = new_zero_matrix(b.in, b.shape.in_rows, b.shape.dim, type);
-  const auto start = [&](auto kernel, const Owned& owned, const Tensor& grad_out, A* left) {
-    launch<kWarp>("loss_gradients", b.in, batch.batch, kernel, batch, owned, data<A>(b.grad_loss), data<A>(b.coef),
-                  mutable_data<A>(grad_in), mutable_data<A>(grad_out), left);
-  };
   if constexpr (sizeof(T) <= 4) {
-    if (owns_rows(batch)) {
-      const Tensor grad_out = new_matrix(b.out, b.shape.out_rows, b.shape.dim),
-                   left = new_matrix(b.in, b.shape.batch, batch.targets);
-      const OwnedTables tables(batch, b.in);
-      A* out = mutable_data<A>(grad_out);
-      start(loss_gradients<T, true, true>, tables.kernel_view(), grad_out, mutable_data<A>(left));
-      start_owned_rows<T, false, 1>(batch, b.in, tables, A(1), out, batch.dim);
-      launch<kWarp>("add_targets", b.in, batch.batch, add_targets<T, true>, batch, data<A>(left), A(1), out, batch.dim);
+    if (lists_rows(batch)) {
+      const Tensor grad_out = new_matrix(b.out, b.shape.out_rows, b.shape.dim);
+      const ListedTables tables(batch, b.in, kFew);
+      float* out = mutable_data<float>(grad_out);
+      launch<kWarp>("list_gradients", b.in, batch.batch, list_gradients<T>, batch, tables.kernel_view(),
+                    data<float>(b.grad_loss), data<float>(b.coef), data<float>(b.center_grad),
+                    mutable_data<float>(grad_in));
+      const int64_t groups = (batch.out_rows + kWarp - 1) / kWarp;
+      launch<kWarp>("owned_rows", b.in, groups, owned_rows<T>, batch, tables.kernel_view(), out, batch.dim);
+      start_add_listed<T>(batch, b.in, tables, 1, out, batch.dim);
       return {grad_in, grad_out};
     }
   }
   const Tensor grad_out = new_zero_matrix(b.out, b.shape.out_rows, b.shape.dim, type);
-  A* none = nullptr;
-  if constexpr (sizeof(T) <= 4) {
-    if (rows_are_wide(batch)) {
-      start(loss_gradients<T, true, false>, Owned{}, grad_out, none);
-      return {grad_in, grad_out};
-    }
-  }
-  start(loss_gradients<T, false, false>, Owned{}, grad_out, none);
+  const auto start = [&](auto targets, auto centers) {
+    const A* grad_loss = data<A>(b.grad_loss);
+    launch<kWarp>("add_targets", b.in, batch.batch, targets, batch, grad_loss, data<A>(b.coef), A(1),
+                  mutable_data<A>(grad_out), batch.dim);
+    launch<kWarp>("add_centers", b.in, batch.batch, centers, batch, grad_loss, data<A>(b.center_grad), A(1),
+                  mutable_data<A>(grad_in), batch.dim);
+  };
+  with_row_width(batch, start);
   return {grad_in, grad_out};
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& slopes, const Tensor& in_weight,
                                     const Tensor& out_weight, const Tensor& center, const Tensor& pos,
-                                    const Tensor& neg) {
-  const Backward b(grad, slopes, in_weight, out_weight, center, pos, neg);
+                                    const Tensor& neg, const std::optional<Tensor>& center_grad) {
+  const Backward b(grad, slopes, in_weight, out_weight, center, pos, neg, center_grad);
   std::optional<std::tuple<Tensor, Tensor>> found;
   with_weight_type(b.in, [&](auto zero) {
     using T = decltype(zero);
@@ -136,43 +160,48 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& slopes, co
 
 std::tuple<Tensor, Tensor> backward_sorted(const Tensor& grad, const Tensor& slopes, const Tensor& in_weight,
                                            const Tensor& out_weight, const Tensor& center, const Tensor& pos,
-                                           const Tensor& neg) {
-  const Backward b(grad, slopes, in_weight, out_weight, center, pos, neg);
+                                           const Tensor& neg, const std::optional<Tensor>& center_grad) {
+  const Backward b(grad, slopes, in_weight, out_weight, center, pos, neg, center_grad);
   Tensor grad_in = new_zero_matrix(b.in, b.shape.in_rows, b.shape.dim, in_weight.scalar_type());
   Tensor grad_out = new_zero_matrix(b.out, b.shape.out_rows, b.shape.dim, in_weight.scalar_type());
   with_weight_type(b.in, [&](auto zero) {
     using T = decltype(zero);
-    sorted_gradients<T>(make_batch<T>(b.shape, b.in, b.out, center, pos, neg), b.grad_loss, b.coef, grad_in, grad_out);
+    sorted_gradients<T>(make_batch<T>(b.shape, b.in, b.out, center, pos, neg), b.grad_loss, b.coef, b.center_grad,
+                        grad_in, grad_out);
   });
   return {grad_in, grad_out};
 }
 
-// The targets' step, what loss_forward has left of it, and then the centres'.
+// The centres' step, after the targets': those read in as it was.
 template <typename T>
-void step_by_atomics(const Batch<T>& batch, const Tensor& coef, const Tensor& center_grad, T factor, const Tensor& in,
-                     const Tensor& out) {
-  const auto start = [&](auto targets, auto centers) {
-    launch<kWarp>("add_targets", in, batch.batch, targets, batch, data<T>(coef), factor, mutable_data<T>(out),
-                  batch.out_stride);
-    launch<kWarp>("step_centers", in, batch.batch, centers, batch, data<T>(center_grad), factor, mutable_data<T>(in));
-  };
-  if constexpr (sizeof(T) <= 4) {
-    if (rows_are_wide(batch)) return start(add_targets<T, true>, step_centers<T, true>);
-  }
-  start(add_targets<T, false>, step_centers<T, false>);
+void step_centers(const Batch<T>& batch, const Tensor& center_grad, T factor, const Tensor& in) {
+  const T* ones = nullptr;
+  with_row_width(batch, [&](auto /*targets*/, auto centers) {
+    launch<kWarp>("add_centers", in, batch.batch, centers, batch, ones, data<T>(center_grad), factor,
+                  mutable_data<T>(in), batch.in_stride);
+  });
 }
 
-void step_owned(const Batch<float>& batch, const Tensor& loss, const Tensor& coef, const Tensor& center_grad,
-                float factor, const Tensor& in, const Tensor& out) {
-  const OwnedTables tables(batch, in);
+template <typename T>
+void step_by_atomics(const Batch<T>& batch, const Tensor& coef, const Tensor& center_grad, T factor,
+                     const Tensor& in, const Tensor& out) {
+  const T* ones = nullptr;
+  with_row_width(batch, [&](auto targets, auto /*centers*/) {
+    launch<kWarp>("add_targets", in, batch.batch, targets, batch, ones, data<T>(coef), factor, mutable_data<T>(out),
+                  batch.out_stride);
+  });
+  step_centers<T>(batch, center_grad, factor, in);
+}
+
+void step_listed(const Batch<float>& batch, const Tensor& loss, const Tensor& center_grad, float factor,
+                 const Tensor& in, const Tensor& out) {
+  const bool held = batch.dim <= kPiece;  // then rows that occur once are done by loss_forward
+  const ListedTables tables(batch, in, held ? 1 : 0);
   float* rows = mutable_data<float>(out);
-  const OwnedStep step{tables.kernel_view(), factor, rows};
-  start_forward<float>(batch, loss, coef, mutable_data<float>(center_grad), &step);
-  if (batch.dim <= kPiece)  // held: those that occur once are done
-    start_owned_rows<float, true, 2>(batch, in, tables, factor, rows, batch.out_stride);
-  else
-    start_owned_rows<float, true, 1>(batch, in, tables, factor, rows, batch.out_stride);
-  step_by_atomics<float>(batch, coef, center_grad, factor, in, out);
+  const ListedStep step{tables.kernel_view(), factor, rows};
+  start_forward<float>(batch, loss, nullptr, mutable_data<float>(center_grad), &step);
+  start_add_listed<float>(batch, in, tables, factor, rows, batch.out_stride);
+  step_centers<float>(batch, center_grad, factor, in);
 }
 
 Tensor step_with(bool sorted, const Tensor& in_weight, const Tensor& out_weight, const Tensor& center,
@@ -181,7 +210,6 @@ Tensor step_with(bool sorted, const Tensor& in_weight, const Tensor& out_weight,
   check_in_place(in_weight, out_weight);
   Tensor loss = new_losses(in_weight, shape.batch);
   if (shape.batch == 0) return loss;
-  const Tensor coef = new_matrix(in_weight, shape.batch, shape.positives + shape.negatives);
   const Tensor center_grad = new_matrix(in_weight, shape.batch, shape.dim);
   with_weight_type(in_weight, [&](auto zero) {
     using T = decltype(zero);
@@ -189,9 +217,10 @@ Tensor step_with(bool sorted, const Tensor& in_weight, const Tensor& out_weight,
     const Batch<T> batch = make_batch<T>(shape, in_weight, out_weight, center, pos, neg);
     const A factor = static_cast<A>(-scale);
     if constexpr (std::is_same_v<T, float>) {
-      if (!sorted && owns_rows(batch)) return step_owned(batch, loss, coef, center_grad, factor, in_weight, out_weight);
+      if (!sorted && lists_rows(batch)) return step_listed(batch, loss, center_grad, factor, in_weight, out_weight);
     }
-    start_forward<T>(batch, loss, coef, mutable_data<A>(center_grad));
+    const Tensor coef = new_matrix(in_weight, shape.batch, batch.targets);
+    start_forward<T>(batch, loss, mutable_data<A>(coef), mutable_data<A>(center_grad));
     if constexpr (std::is_same_v<T, A>) {
       if (!sorted) return step_by_atomics<T>(batch, coef, center_grad, factor, in_weight, out_weight);
     }

@@ -36,30 +36,6 @@ __global__ void __launch_bounds__(kThreads, kBlocks) gather_rows(const Batch<T> 
   }
 }
 
-// center_grad (B, D) = grad_loss * sum_j coef_j u_j
-template <typename T>
-__global__ void __launch_bounds__(kThreads, kBlocks)
-    center_gradients(const Batch<T> batch, const Accumulator<T>* grad_loss, const Accumulator<T>* coef,
-                     Accumulator<T>* center_grad) {
-  using A = Accumulator<T>;
-  for (int64_t b = first_item<kWarp>(); b < batch.batch; b += item_stride<kWarp>()) {
-    batch.check_indices(b);
-    for (int64_t piece = 0; piece < batch.dim; piece += kPiece) {
-      A sum[kQuad] = {};
-#pragma unroll 4
-      for (int64_t j = 0; j < batch.targets; ++j) {
-        const Quad<T> u = load_quad<false>(batch.u(b, j), piece, batch.dim);
-        const A slope = grad_loss[b] * coef[b * batch.targets + j];
-#pragma unroll
-        for (int i = 0; i < kQuad; ++i) sum[i] += slope * static_cast<A>(u.x[i]);
-      }
-#pragma unroll
-      for (int i = 0; i < kQuad; ++i)
-        if (column<false>(piece, i) < batch.dim) center_grad[b * batch.dim + column<false>(piece, i)] = sum[i];
-    }
-  }
-}
-
 // What occurrence i adds to its row: a target coef * grad_loss * v of its example, ...
 template <typename T>
 struct TargetTerms {
@@ -77,16 +53,18 @@ struct TargetTerms {
   }
 };
 
-// ... a centre the gradient of its example.
+// ... a centre grad_loss times the gradient of its example.
 template <typename A>
 struct CenterTerms {
+  const A* grad_loss;  // null means ones
   const A* center_grad;
   int64_t dim;
 
   __device__ void add(int64_t i, int64_t piece, A (&sum)[kQuad]) const {
+    const A scale = grad_loss == nullptr ? A(1) : grad_loss[i];
     const Quad<A> grad = load_quad<false>(center_grad + i * dim, piece, dim);
 #pragma unroll
-    for (int c = 0; c < kQuad; ++c) sum[c] += grad.x[c];
+    for (int c = 0; c < kQuad; ++c) sum[c] += scale * grad.x[c];
   }
 };
 
@@ -211,13 +189,10 @@ void sum_sorted(const Batch<T>& batch, const Tensor& on, bool targets, const Ter
 }  // namespace
 
 template <typename T>
-void sorted_gradients(const Batch<T>& batch, const Tensor& grad_loss, const Tensor& coef, const Tensor& grad_in,
-                      const Tensor& grad_out) {
+void sorted_gradients(const Batch<T>& batch, const Tensor& grad_loss, const Tensor& coef, const Tensor& center_grad,
+                      const Tensor& grad_in, const Tensor& grad_out) {
   using A = Accumulator<T>;
-  const Tensor center_grad = new_matrix(grad_in, batch.batch, batch.dim);
-  launch<kWarp>("center_gradients", grad_in, batch.batch, center_gradients<T>, batch, data<A>(grad_loss), data<A>(coef),
-                mutable_data<A>(center_grad));
-  sum_sorted<T>(batch, grad_in, false, CenterTerms<A>{data<A>(center_grad), batch.dim},
+  sum_sorted<T>(batch, grad_in, false, CenterTerms<A>{data<A>(grad_loss), data<A>(center_grad), batch.dim},
                 Rows<T>{mutable_data<T>(grad_in), batch.dim, batch.dim, false, A(1)});
   sum_sorted<T>(batch, grad_in, true, TargetTerms<T>{batch, data<A>(grad_loss), data<A>(coef)},
                 Rows<T>{mutable_data<T>(grad_out), batch.dim, batch.dim, false, A(1)});
@@ -230,12 +205,12 @@ void sorted_step(const Batch<T>& batch, const Tensor& coef, const Tensor& center
   const A* ones = nullptr;
   sum_sorted<T>(batch, in, true, TargetTerms<T>{batch, ones, data<A>(coef)},  // reads in, still as it was
                 Rows<T>{mutable_data<T>(out), batch.out_stride, batch.dim, true, factor});
-  sum_sorted<T>(batch, in, false, CenterTerms<A>{data<A>(center_grad), batch.dim},
+  sum_sorted<T>(batch, in, false, CenterTerms<A>{ones, data<A>(center_grad), batch.dim},
                 Rows<T>{mutable_data<T>(in), batch.in_stride, batch.dim, true, factor});
 }
 
 #define W2V_SORTED(T)                                                                                             \
-  template void sorted_gradients<T>(const Batch<T>&, const Tensor&, const Tensor&, const Tensor&, const Tensor&); \
+  template void sorted_gradients<T>(const Batch<T>&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&); \
   template void sorted_step<T>(const Batch<T>&, const Tensor&, const Tensor&, Accumulator<T>, const Tensor&,      \
                                const Tensor&);
 W2V_SORTED(float)
