@@ -95,6 +95,12 @@ def test_rows_that_occur_once_or_never(emulated, lanes, dtype, vocab):
         assert_matches_reference(emulated, dtype, False, tolerance, vocab=vocab, dim=dim)
 
 
+def test_rows_that_share_a_bucket_are_counted_apart(emulated, lanes):
+    # 600 occurrences of up to 2,000 rows, numbered by two warps with 1,024 buckets each.
+    for dtype in (torch.float32, torch.bfloat16):
+        assert_matches_reference(emulated, dtype, False, vocab=2000, batch=100, dim=8)
+
+
 def test_rows_of_wider_tables(emulated):
     args = make_batch(torch.float32, vocab=60, dim=8)
     weights, indices = [a.detach() for a in args[:2]], args[2:]

@@ -13,9 +13,9 @@
 //   step, by atomics       T + 1 read, 1 written; 1 read, T read and written; 1 read, 1 read and written: 3 T + 6
 // against the 2 T + 2 that any step must move whose gradients are all taken before it. Less what hits the L2 cache.
 // Where a batch meets many of the rows of out, what is added to one of them is summed first: occurrences.h says how and
-// what that takes; the gradient of out is then not set to zero before. Sums of one row come in any order in either case,
-// so the last bits differ from run to run; sorted.cu has an order, and is used for 16-bit steps, which have to be summed
-// before they are rounded.
+// what that takes; the gradient of out is then not set to zero before. Sums of one row come in any order in either
+// case, so the last bits differ from run to run; sorted.cu has an order, and is used for 16-bit steps, which have to be
+// summed before they are rounded.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -183,8 +183,8 @@ void step_centers(const Batch<T>& batch, const Tensor& center_grad, T factor, co
 }
 
 template <typename T>
-void step_by_atomics(const Batch<T>& batch, const Tensor& coef, const Tensor& center_grad, T factor,
-                     const Tensor& in, const Tensor& out) {
+void step_by_atomics(const Batch<T>& batch, const Tensor& coef, const Tensor& center_grad, T factor, const Tensor& in,
+                     const Tensor& out) {
   const T* ones = nullptr;
   with_row_width(batch, [&](auto targets, auto /*centers*/) {
     launch<kWarp>("add_targets", in, batch.batch, targets, batch, ones, data<T>(coef), factor, mutable_data<T>(out),

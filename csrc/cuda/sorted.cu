@@ -209,9 +209,10 @@ void sorted_step(const Batch<T>& batch, const Tensor& coef, const Tensor& center
                 Rows<T>{mutable_data<T>(in), batch.in_stride, batch.dim, true, factor});
 }
 
-#define W2V_SORTED(T)                                                                                             \
-  template void sorted_gradients<T>(const Batch<T>&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&); \
-  template void sorted_step<T>(const Batch<T>&, const Tensor&, const Tensor&, Accumulator<T>, const Tensor&,      \
+#define W2V_SORTED(T)                                                                                            \
+  template void sorted_gradients<T>(const Batch<T>&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, \
+                                    const Tensor&);                                                              \
+  template void sorted_step<T>(const Batch<T>&, const Tensor&, const Tensor&, Accumulator<T>, const Tensor&,     \
                                const Tensor&);
 W2V_SORTED(float)
 W2V_SORTED(double)

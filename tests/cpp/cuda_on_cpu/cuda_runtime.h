@@ -172,24 +172,19 @@ T __shfl_up_sync(unsigned, T value, unsigned by) {
   return cuda_on_cpu::meet(value, from < 0 ? cuda_on_cpu::lane : from);
 }
 
-inline uint32_t __match_any_sync(unsigned, uint32_t value) {
-  uint32_t bits = 0;
-  const int own = cuda_on_cpu::lane;
-  cuda_on_cpu::meet(value, own);
-  const long step = cuda_on_cpu::exchange.step[own] - 1;
-  for (int lane = 0; lane < cuda_on_cpu::kLanes; ++lane)
-    bits |= static_cast<uint32_t>(std::memcmp(cuda_on_cpu::exchange.value[step & 1][lane], &value, sizeof(value)) == 0)
-            << lane;
-  return bits;
-}
-
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
-inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
 
 template <typename T>
 T atomicMin(T* at, T value) {
   const T old = *at;
   *at = std::min(old, value);
+  return old;
+}
+
+template <typename T>
+T atomicCAS(T* at, T expected, T value) {
+  const T old = *at;
+  if (old == expected) *at = value;
   return old;
 }
 
