@@ -89,6 +89,7 @@ def test_where_a_chunk_ends():
 def test_sentences_in_flight_are_bounded_by_the_device_and_by_the_hottest_row():
     assert default_sentences_in_flight(132, 1e-4, 5) == 132 * cuda_epoch.WARPS_PER_MULTIPROCESSOR
     assert default_sentences_in_flight(132, 0.1, 5) == int(cuda_epoch.HOT_COPIES / 1.1)
+    assert default_sentences_in_flight(132, 0.1, 5, copies=cuda_epoch.HOT_SUM_COPIES) == 116
     assert default_sentences_in_flight(132, 1.0, 1000) == 1
     assert default_sentences_in_flight(132, 0.0, 5) == 132 * cuda_epoch.WARPS_PER_MULTIPROCESSOR
 

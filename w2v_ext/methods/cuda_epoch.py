@@ -21,6 +21,7 @@ CHUNK_IDS = 1 << 26  # of a corpus that streams: 256 MB, two of them on the host
 RESIDENT_SHARE = 0.7  # of the device's free memory that the ids may take; else they stream
 WARPS_PER_MULTIPROCESSOR = 4  # one for each scheduler
 HOT_COPIES = 64  # of the most frequent word's row at work at the same time
+HOT_SUM_COPIES = 128  # of fastText's most frequent sum of rows, of which a word's vector is only one part of many
 HOT_OUTPUT_COPIES = 256  # of a tree's root, which is held for one centre only
 HOT_ROW_COPIES = 8  # of a word's row, from which on it is added to memory after every block: see hot_words
 _ROW_BYTES = 32  # what the L2 cache reads at least
@@ -73,7 +74,9 @@ def kernel_failure(device: torch.device) -> str | None:
     return None if (pairs, words) == (2, 2) else f"of 2 words and 2 pairs it trained {words:g} and {pairs:g}"
 
 
-def default_sentences_in_flight(multiprocessors: int, hottest: float, window: int, hottest_output: float = 0.0) -> int:
+def default_sentences_in_flight(
+    multiprocessors: int, hottest: float, window: int, hottest_output: float = 0.0, copies: int = HOT_COPIES
+) -> int:
     """As many as keep the device busy, but no more than let the most frequent word's row be learnt.
 
     While a word is within the window, a warp works on a copy of its row; the others do not see what it learns. With S
@@ -85,8 +88,9 @@ def default_sentences_in_flight(multiprocessors: int, hottest: float, window: in
         hottest: the most frequent word's share of the words that subsampling leaves.
         window: the largest distance of a context.
         hottest_output: the share of centres that move the hottest output; the root of a tree is moved by all.
+        copies: of the hottest row that there may be at a time.
     """
-    of_rows = HOT_COPIES / max((2 * window + 1) * hottest, 1e-9)
+    of_rows = copies / max((2 * window + 1) * hottest, 1e-9)
     of_outputs = HOT_OUTPUT_COPIES / max(hottest_output, 1e-9)
     return max(1, int(min(WARPS_PER_MULTIPROCESSOR * multiprocessors, of_rows, of_outputs)))
 
@@ -148,7 +152,8 @@ class CudaEpoch(Method):
         self._bad = torch.full((1,), _NO_PLACE, device=device)
         multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
         self.sentences_in_flight = config.sentences_in_flight or default_sentences_in_flight(
-            multiprocessors, float(shares.max()), config.window, hottest_output
+            *(multiprocessors, float(shares.max()), config.window, hottest_output),
+            copies=HOT_COPIES if own_rows else HOT_SUM_COPIES,
         )
         self.hot_words = hot_words(self.sentences_in_flight, shares, config.window) if own_rows else 0
         free, _ = torch.cuda.mem_get_info(device)
