@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gpu_common import DEVICE, ON_GPU, copy_bandwidth, judged, open_corpus, speed, timed, train
+from gpu_common import DEVICE, ON_GPU, copy_bandwidth, judged, open_corpus, speed, spread, timed, train
 
 import w2v_ext
 from w2v_ext import optim
 
-SECONDS = float(os.environ.get("FAMILY_SECONDS", "100"))  # after which no further run is begun
+SECONDS = float(os.environ.get("FAMILY_SECONDS", "200"))  # after which no further run is begun
 HELD_OUT = 5000  # reviews
+SEEDS = (1, 2, 3)
+MEASURES = ("raw_words_per_second", "end_to_end_words_per_second", "lines_per_second", "accuracy")
+JUDGED = ("ws353", "simlex", "analogies")
 MODELS: dict[str, dict] = {
     "cbow": {"model": "cbow"},
     "cbow, mean, divided": {"model": "cbow", "cbow_mean": True, "cbow_divide_gradient": True, "lr": 0.075},
@@ -30,11 +33,11 @@ MODELS: dict[str, dict] = {
 
 
 def runs_of_models(
-    corpus: w2v_ext.Corpus, side: str, data: Path, dry: bool
+    corpus: w2v_ext.Corpus, side: str, seed: int, data: Path, dry: bool
 ) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Every model on a device."""
     for name, settings in MODELS.items():
-        changes = {"dim": 100, "seed": 1, **settings, **({"epochs": 1, "buckets": 20_000} if dry else {})}
+        changes = {"dim": 100, "seed": seed, **settings, **({"epochs": 1, "buckets": 20_000} if dry else {})}
 
         def run(changes: dict = changes) -> dict:
             trainer, seconds = train(corpus, side, **changes)
@@ -87,8 +90,10 @@ def bench_family(dry: bool, data: Path) -> dict:
     started = time.perf_counter()
     corpus = open_corpus(dry, data)
     report: dict = {"raw_words": corpus.num_tokens, "vocab": len(corpus.vocab), "left_out": [], "runs": {}}
-    sides = [runs_of_models(corpus, side, data, dry) for side in dict.fromkeys((DEVICE.type, "cpu"))]
-    for runs in (sides[0], runs_of_classifiers(data, dry), *sides[1:]):
+    kinds = [(side, seed) for seed in SEEDS[: 1 if dry else None] for side in dict.fromkeys((DEVICE.type, "cpu"))]
+    models = [runs_of_models(corpus, side, seed, data, dry) for side, seed in kinds]
+    failed = []
+    for runs in (models[0], runs_of_classifiers(data, dry), *models[1:]):
         for name, run in runs:
             if time.perf_counter() - started > SECONDS:
                 report["left_out"].append(name)
@@ -97,14 +102,25 @@ def bench_family(dry: bool, data: Path) -> dict:
                 found = run()
             except Exception as failure:  # one that does not run must not take the others along
                 found = {"failed": f"{type(failure).__name__}: {failure}"}
-            report["runs"][name] = found
-            brief = ("failed", "raw_words_per_second", "lines_per_second", "loss", "ws353", "simlex", "analogies")
-            shown = {key: found[key] for key in (*brief, "accuracy") if key in found}
-            print(f"{name}: {json.dumps(shown)}", flush=True)
-    failed = [name for name, found in report["runs"].items() if "failed" in found]
+                failed.append(name)
+            report["runs"].setdefault(name, []).append(found)
+            brief = ("failed", "loss", *MEASURES, *JUDGED)
+            print(f"{name}: {json.dumps({key: found[key] for key in brief if key in found})}", flush=True)
+    report["summary"] = {name: summary(runs) for name, runs in report["runs"].items()}
     if failed:
         report["failed"] = failed
     return report
+
+
+def summary(runs: list[dict]) -> dict:
+    """Of all seeds: the median speed, and the mean quality with its extremes."""
+    good = [run for run in runs if "failed" not in run]
+    found: dict = {"seeds": len(good)}
+    for key in (*MEASURES, *JUDGED):
+        values = [run[key] for run in good if key in run]
+        if values:
+            found[key] = spread(values)
+    return found
 
 
 # ---- the optimisers ------------------------------------------------------------------------------------------------

@@ -53,6 +53,18 @@ def check_step(step: Callable, weights: list[torch.Tensor], batch: tuple[torch.T
     return worst
 
 
+def kernel_times(calls: list[Callable], rounds: int) -> dict[str, float]:
+    """Microseconds of each kernel in a call, the longest first; none without a GPU."""
+    if not ON_GPU:
+        return {}
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        for i in range(rounds):
+            calls[i % len(calls)]()
+        torch.cuda.synchronize()
+    times = {event.key: event.device_time_total / rounds for event in profiler.key_averages()}
+    return {name: time for name, time in sorted(times.items(), key=lambda item: -item[1]) if time > 0}
+
+
 def bench_loss(dry: bool, data: Path) -> dict:
     """Forward and backward, and the whole step, at B 65,536, K 10, D 128, V 1 M."""
     batch, negative, dim, vocab = (256, 10, 128, 5000) if dry else (65_536, 10, 128, 1_000_000)
@@ -128,6 +140,7 @@ def bench_batches(weights: list[torch.Tensor], batches: list, bandwidth: float, 
             "share_of_copy_bandwidth": {side: bounds[kind] / (1e-3 * t) / bandwidth for side, t in ms.items()},
             "speedup": {o: {s: ms[o] / t for s, t in ms.items()} for o in ("eager", "compiled") if o in ms},
         }
+        found[kind]["kernels_microseconds"] = kernel_times(calls["fused"], rounds)
         if kind == "step":
             least = bounds["step_of_different_rows"]
             found[kind]["share_by_different_rows"] = {s: least / (1e-3 * t) / bandwidth for s, t in ms.items()}
