@@ -6,9 +6,9 @@
 // its contexts have to find, so for skip-gram a window is one small matrix product, the M contexts against the N nodes
 // of the path, all pairs of it wanted; and CBOW has one row, the mean or sum of the contexts, in place of the M.
 //
-// The arithmetic is that of sgns_block.h: tiles of scores in registers, then one pass over D with the nodes in
-// registers. Paths of more than kGroup nodes go in parts of nearly equal length; all scores are taken before the first
-// part is updated.
+// The arithmetic of skip-gram is that of sgns_block.h: tiles of scores in registers, then one pass over D with the
+// nodes in registers. Paths of more than kGroup nodes go in parts of nearly equal length; all scores are taken before
+// the first part is updated. With CBOW's one row there is nothing to keep in registers.
 //
 // Arithmetic: 3 M N D multiply-adds a centre; on the IMDB corpus at sample 1e-3 a path has 11.2 nodes on average and a
 // window 6 contexts, 1,410 vectors of 16 lanes at D = 100 in two units: 4.4 times skip-gram's with 5 shared negatives.
@@ -58,17 +58,16 @@ struct PathGroup {
   }
 };
 
-// What is done with a part whose size is a constant. kOne: one context, CBOW's h, which itself is not moved.
-template <bool kOne>
+// What is done with a part whose size is a constant.
 struct WholePath {
   const PathGroup& group;
   Vf* loss;
   template <int N>
   W2V_INLINE void run() const {
     Vf sum = *loss;
-    group.score<N, (kOne ? 1 : kTogether)>(&sum);
+    group.score<N, kTogether>(&sum);
     *loss = sum;
-    group.update<N, true, !kOne>();
+    group.update<N, true, true>();
   }
 };
 struct ScorePart {
@@ -89,6 +88,36 @@ struct UpdatePart {  // on top of what is in deltas
   }
 };
 
+constexpr int kScoreTile = 8;   // nodes whose scores are taken together
+constexpr int kPathLanes = 16;  // scores that go through `logistic` together
+
+// Columns d to d + V kWidth of a path's nodes and of the row h that has to find them: nodes[n] += coef[n] h, and
+// delta = sum_n coef[n] nodes[n]. The rows `ahead`, as many, are prefetched on the way.
+template <int V>
+W2V_INLINE void update_path_columns(const float* h, float* const* nodes, int num_nodes, const float* coef, float* delta,
+                                    float* const* ahead, int64_t d) {
+  Vf row[V], sum[V];
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) {
+    row[v] = load(h + d + v * kWidth);
+    sum[v] = Vf{};
+  }
+  for (int n = 0; n < num_nodes; ++n) {
+    const Vf slope = broadcast(coef[n]);
+    float* node = nodes[n] + d;
+#pragma GCC unroll 4
+    for (int v = 0; v < V * kWidth; v += 16) __builtin_prefetch(ahead[n] + d + v, 1, 3);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const Vf old = load(node + v * kWidth);
+      sum[v] += slope * old;
+      store(node + v * kWidth, old + slope * row[v]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) store(delta + d + v * kWidth, sum[v]);
+}
+
 struct PathScratch {
   Batch batch;
   Windows windows;
@@ -101,20 +130,64 @@ struct PathScratch {
     contexts.resize(most + 1);
     int64_t longest = 0;
     for (uint32_t w = 0; w < p.vocab_size; ++w) longest = std::max(longest, p.path_start[w + 1] - p.path_start[w]);
-    nodes.resize(longest);
+    nodes.resize(longest + kScoreTile);
     ahead.resize(longest + kBlock);
     region = (most + 4) * 16 + 2 * kTogether * kWidth + 16;
-    weights.resize((longest + kGroup - 1) / kGroup * region);
+    weights.resize((longest + kGroup - 1) / kGroup * region + kPathLanes + kWidth);
     coef.resize(weights.size());
     deltas.resize(most * padded + 16);
   }
 };
 
-// Trains a word's path with M rows. kOne: with one row, of which what would move it goes to `delta`.
-template <bool kOne>
+// The list of nodes of a word to come, and before it where that begins: both tables are larger than the L1 cache.
+W2V_INLINE void prefetch_path(const SgnsParams& p, const Batch& batch, int64_t center) {
+  const int64_t last = batch.kept - 1;
+  __builtin_prefetch(p.path_start + batch.words[std::min(center + 4 * kBlock, last)]);
+  const int32_t* path = p.path + p.path_start[batch.words[std::min(center, last)]];
+  __builtin_prefetch(path);
+  __builtin_prefetch(path + 15);
+}
+
+// Trains a word's path with one row, CBOW's h, which itself is not moved: that goes to `delta`. Nothing is kept in
+// registers from one context to the next, so the path need not be cut, and one loop serves any number of nodes.
+W2V_INLINE void train_path(const SgnsParams& p, int64_t padded, PathScratch* s, int32_t word, int32_t later, float* h,
+                           float lr, float* delta, LossSum* loss) {
+  const int32_t* path = p.path + p.path_start[word];
+  const int num_nodes = static_cast<int>(p.path_start[word + 1] - p.path_start[word]);
+  float** nodes = s->nodes.data();
+  float *weights = s->weights.data(), *coef = s->coef.data();
+  for (int n = 0; n < num_nodes; ++n) {
+    nodes[n] = out_row(p, static_cast<uint32_t>(path[n]) >> 1);
+    weights[n] = static_cast<float>(2 * (path[n] & 1) - 1);  // as sgns_block.h wants them
+  }
+  for (int n = num_nodes; n < num_nodes + kScoreTile; ++n) nodes[n] = nodes[num_nodes - 1];
+  for (int n = 0; n < kPathLanes; n += kWidth) store(weights + num_nodes + n, Vf{});
+  int n = 0;
+  for (; n + kScoreTile / 2 < num_nodes; n += kScoreTile) score_tile<1, kScoreTile>(&h, nodes + n, padded, coef + n);
+  if (n < num_nodes) score_tile<1, kScoreTile / 2>(&h, nodes + n, padded, coef + n);
+  for (n = 0; n < kPathLanes; n += kWidth) store(coef + num_nodes + n, Vf{});
+  logistic<kPathLanes / kWidth>(coef, weights, num_nodes, broadcast(-lr), &loss->block);
+  loss->end_block();
+
+  // The later path's rows from its end, where it leaves the hot ones, as many as are updated.
+  const int32_t* end = p.path + p.path_start[later + 1];
+  const int64_t length = end - (p.path + p.path_start[later]);
+  float** ahead = s->ahead.data();
+  for (n = 0; n < num_nodes; ++n)
+    ahead[n] = n < length ? out_row(p, static_cast<uint32_t>(end[-1 - n]) >> 1) : nodes[n];
+  constexpr int kVectors = 4;
+  int64_t d = 0;
+  for (; d + kVectors * kWidth <= padded; d += kVectors * kWidth)
+    update_path_columns<kVectors>(h, nodes, num_nodes, coef, delta, ahead, d);
+  const int64_t rest = (padded - d) / kWidth;
+  if (rest == 3) update_path_columns<3>(h, nodes, num_nodes, coef, delta, ahead, d);
+  if (rest == 2) update_path_columns<2>(h, nodes, num_nodes, coef, delta, ahead, d);
+  if (rest == 1) update_path_columns<1>(h, nodes, num_nodes, coef, delta, ahead, d);
+}
+
+// Trains a word's path with M rows.
 W2V_INLINE void train_path(const SgnsParams& p, int64_t padded, PathScratch* s, int32_t word, int32_t later,
-                           float* row_ahead, float* const* contexts, int num_contexts, float lr, float* delta,
-                           LossSum* loss) {
+                           float* row_ahead, float* const* contexts, int num_contexts, float lr, LossSum* loss) {
   const int32_t* path = p.path + p.path_start[word];
   const int num_nodes = static_cast<int>(p.path_start[word + 1] - p.path_start[word]);
   float** nodes = s->nodes.data();
@@ -126,14 +199,11 @@ W2V_INLINE void train_path(const SgnsParams& p, int64_t padded, PathScratch* s, 
   for (int n = 0; n < num_nodes + kBlock; ++n)
     ahead[n] = n < length && n < num_nodes ? out_row(p, static_cast<uint32_t>(end[-1 - n]) >> 1) : row_ahead;
 
-  PathGroup group{contexts,       num_contexts,
-                  nodes,          ahead,
-                  path,           s->weights.data(),
-                  s->coef.data(), kOne ? delta : s->deltas.data(),
-                  padded,         lr};
+  PathGroup group{contexts,       num_contexts,     nodes,  ahead, path, s->weights.data(),
+                  s->coef.data(), s->deltas.data(), padded, lr};
   const PathParts parts(num_nodes);
   if (parts.count == 1) {
-    with_group_size(num_nodes, WholePath<kOne>{group, &loss->block});
+    with_group_size(num_nodes, WholePath{group, &loss->block});
     loss->end_block();
     return;
   }
@@ -152,10 +222,9 @@ W2V_INLINE void train_path(const SgnsParams& p, int64_t padded, PathScratch* s, 
   loss->end_block();
   for (int64_t i = 0; i < num_contexts * padded; i += kWidth) store(group.deltas + i, Vf{});
   each_part([&](int size) { with_group_size(size, UpdatePart{group}); });
-  if constexpr (!kOne)
-    for (int m = 0; m < num_contexts; ++m)
-      for (int64_t d = 0; d < padded; d += kWidth)
-        store(contexts[m] + d, load(contexts[m] + d) + load(group.deltas + m * padded + d));
+  for (int m = 0; m < num_contexts; ++m)
+    for (int64_t d = 0; d < padded; d += kWidth)
+      store(contexts[m] + d, load(contexts[m] + d) + load(group.deltas + m * padded + d));
 }
 
 inline void train_skipgram_hs(const SgnsParams& p, int64_t begin, int64_t end, SgnsStats* stats) {
@@ -173,8 +242,9 @@ inline void train_skipgram_hs(const SgnsParams& p, int64_t begin, int64_t end, S
         for (int32_t c = i + 1; c < high; ++c) *contexts++ = batch.in_rows[c];
         const int64_t last = batch.kept - 1, later = std::min<int64_t>(i + 2, last);
         float* row_ahead = batch.in_rows[std::min<int64_t>(later + p.window, last)];
-        train_path<false>(p, padded, &s, batch.words[i], batch.words[later], row_ahead, s.contexts.data(),
-                          high - low - 1, block.lr, nullptr, &loss);
+        prefetch_path(p, batch, later + kBlock);
+        train_path(p, padded, &s, batch.words[i], batch.words[later], row_ahead, s.contexts.data(), high - low - 1,
+                   block.lr, &loss);
       }
   });
   stats->loss += loss.total();
@@ -199,8 +269,9 @@ inline void train_cbow_hs(const SgnsParams& p, int64_t begin, int64_t end, SgnsS
       for (int g = 0; g < kBlock; ++g) {
         if (g < block.count) {
           const int32_t later = next.first + std::min(g, next.count - 1);
-          train_path<true>(p, padded, &s, batch.words[block.first + g], batch.words[later], rows_ahead[g],
-                           s.windows.h + g, 1, block.lr, s.windows.delta[g], &loss);
+          prefetch_path(p, batch, later + 2 * kBlock);
+          train_path(p, padded, &s, batch.words[block.first + g], batch.words[later], s.windows.h[g], block.lr,
+                     s.windows.delta[g], &loss);
         } else {
           std::fill(s.windows.delta[g], s.windows.delta[g] + padded, 0.0f);
         }
