@@ -265,7 +265,7 @@ def test_bad_paths():
 
 @pytest.mark.parametrize("model", ["skipgram", "cbow"])
 def test_hs_learns_the_planted_meaning(planted_corpus, model):
-    trainer = assert_learns_the_planted_meaning(planted_corpus, {"model": model, "loss": "hs"})
+    trainer = assert_learns_the_planted_meaning(planted_corpus, {"model": model, "loss": "hs", "epochs": 10})
     assert not trainer.out_weight[-1].any()  # V words, V - 1 nodes
 
 

@@ -76,6 +76,7 @@ def negative_sampling_loss(
         IndexError: an index out of range (the argument, the position and the number of rows are named); on CUDA with
             ``check_indices``.
 
+    Where ``in_weight`` needs a gradient on CUDA, the forward keeps that of each example's centre, (B, D), for it.
     Gradients of CUDA tensors are summed in any order: their last bits differ from run to run. Under
     ``torch.use_deterministic_algorithms(True)`` they are summed in a fixed order.
 

@@ -8,8 +8,7 @@
 // registers, and adds each sum by one atomic, so that a row that occurs n times is added to some 1 + n / 32 times. The
 // front serves two ends:
 //   a gradient   owned_rows takes 32 rows per warp and writes each once, in the order of memory: zero, or the sum of
-//   its
-//                few occurrences. It is not set to zero before, and most rows are met by no atomic at all
+//                a row's few occurrences. It is not set to zero before, and most rows are met by no atomic at all
 //   a step       with D <= 128, few = 1: a row that occurs once is read by no other example, so its own example writes
 //                it at once, from the registers it was read to, and its place in the list stays empty
 //
