@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "README.md"})  # the list of the others
-SLOW = {"pictures", "report"}
+SLOW = {"guide", "models", "pictures", "report"}
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from w2v_ext.seq2seq import LSTMDecoder, LSTMEncoder, Seq2SeqModel, reference
+from w2v_ext.seq2seq import LSTMDecoder, LSTMEncoder, Seq2SeqModel, reference, rnn
 from w2v_ext.seq2seq.attention import make_attention
 from w2v_ext.seq2seq.decoder import Memory
 from w2v_ext.seq2seq.dropout import dropout
@@ -149,6 +149,25 @@ def test_bfloat16_holds_finished_sentences():
     want, (h2, c2) = run_lstm(lstm, x, lengths)
     for a, b in ((y, want), (h, h2), (c, c2)):
         torch.testing.assert_close(a.float(), b, rtol=0, atol=0.02)
+
+
+def test_autocast_on_a_cpu_without_a_16_bit_lstm(monkeypatch):
+    # oneDNN has none without AVX-512, and says so by an error.
+    monkeypatch.setattr(rnn, "cpu_lstm_takes", lambda dtype: False)
+    torch.manual_seed(0)
+    lstm = nn.LSTM(8, 16, 2, batch_first=True, bidirectional=True)
+    x, lengths = torch.randn(3, 5, 8, requires_grad=True), torch.tensor([5, 1, 4])
+    start = tuple(torch.randn(4, 3, 16).bfloat16() for _ in range(2))
+    for given in (None, lengths):
+        for state in (None, start):
+            with torch.autocast("cpu", torch.bfloat16):
+                y, (h, c) = run_lstm(lstm, x, given, state)
+                assert torch.is_autocast_enabled("cpu")
+            want, (h2, c2) = run_lstm(lstm, x, given, state and tuple(part.float() for part in state))
+            for a, b in ((y, want), (h, h2), (c, c2)):
+                assert torch.equal(a, b.bfloat16())
+    y.sum().backward()
+    assert x.grad.abs().sum() > 0
 
 
 def test_directions_are_merged_layer_by_layer():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -33,6 +35,18 @@ def check_lengths(lengths: Tensor, batch: int, steps: int) -> Tensor:
     return lengths
 
 
+@functools.cache
+def cpu_lstm_takes(dtype: torch.dtype) -> bool:
+    """Whether PyTorch's LSTM runs on this CPU under autocast to a dtype: oneDNN has no bfloat16 without AVX-512."""
+    one = torch.zeros(1, 1, 1)
+    try:
+        with torch.no_grad(), torch.autocast("cpu", dtype):
+            torch.lstm(one, (one, one), [torch.zeros(4, 1)] * 2, False, 1, 0.0, False, False, True)
+    except RuntimeError:
+        return False
+    return True
+
+
 def run_lstm(
     lstm: nn.LSTM, x: Tensor, lengths: Tensor | None = None, state: LSTMState | None = None
 ) -> tuple[Tensor, LSTMState]:
@@ -43,6 +57,8 @@ def run_lstm(
     packed sequences would leave oneDNN for a loop of PyTorch's own (measured, bfloat16, (128, 16, 256) to 512 units,
     forward and backward: 51 ms packed, 30 ms padded), so each layer and direction is one call over padded steps in
     which the forget gate is held open and the input gate shut: the cell of a finished sequence stays what it is.
+    Under autocast on a CPU that has no 16-bit LSTM (:func:`cpu_lstm_takes`) the layers compute in float32, and what
+    they give is rounded.
 
     Args:
         lstm: with `batch_first=True`.
@@ -55,6 +71,13 @@ def run_lstm(
     """
     if not lstm.batch_first:
         raise ValueError("lstm: expected batch_first=True")
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        if not cpu_lstm_takes(dtype):
+            with torch.autocast("cpu", enabled=False):
+                state = state if state is None else (state[0].float(), state[1].float())
+                y, (h, c) = run_lstm(lstm, x.float(), lengths, state)
+            return y.to(dtype), (h.to(dtype), c.to(dtype))
     batch, steps = x.shape[:2]
     if lengths is not None:
         lengths = check_lengths(lengths, batch, steps)
