@@ -9,6 +9,7 @@ from w2v_ext import TrainConfig, Trainer, corpus_from_sequences, family_ops, ops
 from w2v_ext.huffman import huffman_tree
 from w2v_ext.methods import _on_cuda, cuda_epoch
 from w2v_ext.methods.cuda_epoch import default_sentences_in_flight, device_weight
+from w2v_ext.methods.cuda_family import hottest_sum
 
 MODELS = ("cbow", "cbow-hs", "skipgram-hs")
 VARIANTS = [("cbow", True, False), ("cbow", False, True), ("cbow", True, True), ("cbow", False, False)]
@@ -230,6 +231,15 @@ def test_a_tree_bears_fewer_sentences_in_flight(pretended_cuda, monkeypatch):
         for loss in ("ns", "hs")
     ]
     assert flights[0] > flights[1] == cuda_epoch.HOT_OUTPUT_COPIES
+
+
+def test_sums_of_rows_bear_more_copies_than_rows(pretended_cuda, monkeypatch):
+    monkeypatch.setattr(cuda_epoch, "WARPS_PER_MULTIPROCESSOR", 1000)
+    config = TrainConfig(min_count=1, dim=4, sample=0, model="fasttext", buckets=1000)
+    method = _on_cuda(small_corpus(), config, pretended_cuda)
+    hottest = hottest_sum(small_corpus().vocab.counts, method.keep_probabilities, method.groups)
+    bounds = [cuda_epoch.HOT_COPIES / (11 * hottest), cuda_epoch.HOT_SUM_COPIES / (11 * hottest)]
+    assert bounds[0] < method.sentences_in_flight == int(bounds[1]) < 3000
 
 
 @pytest.mark.cuda
