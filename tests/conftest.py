@@ -81,6 +81,30 @@ def own_cache(tmp_path_factory, monkeypatch):
 # ---- the CUDA operators on the CPU, see test_cuda_on_cpu.py --------------------------------------------------------
 
 
+def build_emulated(compiler: str, target: Path) -> None:
+    """Compile the CUDA operators for the CPU, each source in a process of its own."""
+    import torch
+
+    torch_folder = Path(torch.__file__).parent
+    include = torch_folder / "include"
+    flags = [
+        *"-std=c++20 -O0 -fPIC -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020a000000000000".split(),
+        *(f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests/cpp/cuda_on_cpu'}", "-include", "prelude.h"),
+        *("-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include"), "-x", "c++"),
+    ]
+    sources = [ROOT / "csrc/ops.cpp", *sorted((ROOT / "csrc/cuda").glob("*.cu"))]
+    objects = [str(target.parent / f"{source.name}.o") for source in sources]
+    running = [
+        subprocess.Popen([compiler, *flags, "-c", str(source), "-o", object_], stderr=subprocess.PIPE, text=True)
+        for source, object_ in zip(sources, objects, strict=True)
+    ]
+    for process in running:
+        _, message = process.communicate()
+        assert process.returncode == 0, message[-3000:]
+    libraries = [f"-L{torch_folder / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    subprocess.run([compiler, "-shared", *objects, *libraries, "-o", str(target)], check=True)
+
+
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory):
     """The CUDA operators, host code and kernels, compiled for the CPU: ``torch.ops.w2v_emulated``."""
@@ -89,25 +113,17 @@ def emulated(tmp_path_factory):
     compiler = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs a C++20 compiler and Linux's ucontext")
-    folder, torch_folder = tmp_path_factory.mktemp("emulated"), Path(torch.__file__).parent
-    include = torch_folder / "include"
-    flags = [
-        *"-std=c++20 -O0 -fPIC -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020a000000000000".split(),
-        *(f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests/cpp/cuda_on_cpu'}", "-include", "prelude.h"),
-        *("-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include"), "-x", "c++"),
-    ]
-    sources = [ROOT / "csrc/ops.cpp", *sorted((ROOT / "csrc/cuda").glob("*.cu"))]
-    objects = [str(folder / f"{source.name}.o") for source in sources]
-    running = [
-        subprocess.Popen([compiler, *flags, "-c", str(source), "-o", target], stderr=subprocess.PIPE, text=True)
-        for source, target in zip(sources, objects, strict=True)
-    ]
-    for process in running:
-        _, message = process.communicate()
-        assert process.returncode == 0, message[-3000:]
+    import fcntl
+
+    # One of pytest-xdist's workers builds for all of them: their temporary folders have one parent.
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "emulated"
+    folder.mkdir(exist_ok=True)
     target = folder / "emulated.so"
-    libraries = [f"-L{torch_folder / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
-    subprocess.run([compiler, "-shared", *objects, *libraries, "-o", str(target)], check=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            build_emulated(compiler, target)
     torch.ops.load_library(target)
     return torch.ops.w2v_emulated
 
