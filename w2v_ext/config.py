@@ -78,6 +78,19 @@ class TrainConfig:
     """Subsampling threshold: words more frequent than this are thinned out; 0 keeps all."""
     lr: float = 0.025
     """Learning rate at the start; falls linearly to a 10,000th of it."""
+    optimizer: Literal["sgd", "adagrad", "rowwise-adagrad", "adam"] = "sgd"
+    """How rows are stepped (skipgram and cbow with ns): plain SGD in one fused kernel, or a batch at a time, many times
+    slower, by momentum, AdaGrad or Adam; the next four settings ask for batches too. Adam wants --lr 0.005."""
+    momentum: float = 0.0
+    """Of sgd, in [0, 1)."""
+    weight_decay: float = 0.0
+    """Pulls the rows that a batch touches to zero; as AdamW does for adam, and by the gradient for the others."""
+    clip_norm: float = 0.0
+    """The longest gradient of a batch, all rows together; 0: any."""
+    max_norm: float = 0.0
+    """Rows that are longer after a step are shortened to this; 0: any."""
+    batch_size: int = 512
+    """Centres of a batch, whose gradients are summed."""
     noise_power: float = 0.75
     """Negatives are drawn in proportion to count to this power."""
     min_n: int = 3
@@ -151,6 +164,7 @@ class TrainConfig:
         self._check_integer("checkpoint_keep", 1, 1000)
         self._check_integer("sync_every", 0, 2**40)
         self._check_integer("seed", 0, 2**63 - 1)
+        self._check_integer("batch_size", 1, 2**24)
         self._check_integer("reproducible", 0, 64)
         if self.reproducible & (self.reproducible - 1):
             raise ValueError(f"reproducible: expected 0 or a power of two, got {self.reproducible}")
@@ -164,12 +178,21 @@ class TrainConfig:
             ("alpha", 0),
             ("count_memory", 2**-10),
             ("checkpoint_minutes", 0),
+            ("momentum", 0),
+            ("weight_decay", 0),
+            ("clip_norm", 0),
+            ("max_norm", 0),
         ):
             self._check_number(name, low)
+        if self.momentum >= 1:
+            raise ValueError(f"momentum: expected a number in [0, 1), got {self.momentum!r}")
+        if self.momentum > 0 and self.optimizer != "sgd":
+            raise ValueError(f"momentum: expected 0 with optimizer = {self.optimizer}, got {self.momentum!r}")
         for name, choices in (
             ("model", ("skipgram", "cbow", "fasttext", "fasttext-cbow", "glove")),
             ("loss", ("ns", "hs", "softmax")),
             ("vectors", ("sum", "in")),
+            ("optimizer", ("sgd", "adagrad", "rowwise-adagrad", "adam")),
             ("tokenizer", ("whitespace", "word", "char", "jieba")),
             ("errors", ("strict", "replace")),
             ("lock", ("nothing", "intersect", "old")),
@@ -219,6 +242,12 @@ class TrainConfig:
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not number or (value <= 0 if low is None else value < low):
             raise ValueError(f"{name}: expected a number {'> 0' if low is None else f'>= {low}'}, got {value!r}")
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether an optimiser steps the rows, a batch at a time, and no epoch kernel does."""
+        shortening = self.momentum, self.weight_decay, self.clip_norm, self.max_norm
+        return self.optimizer != "sgd" or any(value > 0 for value in shortening)
 
     @property
     def num_threads(self) -> int:

@@ -105,7 +105,7 @@ class RowOptimizer(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             touched = [p for p in group["params"] if p.grad is not None]
-            gradients = [_rows_and_values(p.grad) for p in touched]
+            gradients = [rows_and_values(p.grad) for p in touched]
             scales = self._clip(group, touched, gradients) if group["clip_norm"] is not None and touched else {}
             for i, (weight, (rows, values)) in enumerate(zip(touched, gradients, strict=True)):
                 state = self.state[weight]
@@ -171,7 +171,7 @@ class RowOptimizer(torch.optim.Optimizer):
         return state
 
 
-def _rows_and_values(grad: Tensor) -> tuple[Tensor | None, Tensor]:
+def rows_and_values(grad: Tensor) -> tuple[Tensor | None, Tensor]:
     """A gradient as rows (N,) and values (N, D), on CUDA each row once; (None, (V, D)) of a dense one."""
     if grad.layout == torch.strided:
         return None, grad

@@ -105,6 +105,8 @@ class Trainer:
         self.corpus, self.config, self.state = corpus, config, TrainState()
         if config.model == "glove" and num_ranks() > 1:
             raise TrainingError(f"model: glove trains in one process, got {num_ranks()}; use --threads")
+        if config.is_batched and num_ranks() > 1:
+            raise TrainingError(f"optimizer: batches are trained in one process, got {num_ranks()}; use --threads")
         self.method = make_method(corpus, replace(config, device="cpu") if config.reproducible else config)
         if start is not None:
             self.method = start(self.method, corpus.ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +75,15 @@ def draw_windows(
     place = np.arange(first[-1]) - np.repeat(first[:-1] - low, high - low - 1)
     place += place >= np.repeat(centers, high - low - 1)  # past the centre itself
     return Windows(words, begin + edges[sentence], first, words[place], kept)
+
+
+def batches(windows: Windows, stretch: int, size: int) -> Iterator[slice]:
+    """Centres, at most ``size`` at a time, of sentences that start in the same ``stretch`` ids of the corpus."""
+    of_center = windows.starts // stretch
+    edges = [0, *(np.flatnonzero(np.diff(of_center)) + 1).tolist(), len(of_center)]
+    for begin, end in zip(edges, edges[1:], strict=False):
+        for start in range(begin, end, size):
+            yield slice(start, min(start + size, end))
 
 
 def _behind_sentence(ids: np.ndarray, place: int) -> int:

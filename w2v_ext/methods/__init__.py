@@ -9,6 +9,7 @@ import torch
 from ..config import TrainConfig
 from ..corpus import Corpus
 from .base import Method, TrainingError, kept_shares
+from .batched import Batched
 from .cbow import Cbow, HierarchicalSoftmax
 from .cuda_epoch import CudaEpoch, choose_device
 from .cuda_family import CudaCbow, CudaFastText, CudaTree
@@ -39,6 +40,8 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
         )
     if config.model in ("fasttext", "fasttext-cbow", "glove") and config.loss != "ns":
         raise ValueError(f"loss: expected ns for model = {config.model}, got {config.loss!r}")
+    if config.is_batched:
+        return _batched(corpus, config, device)
     if config.loss == "softmax":
         return FullSoftmax(corpus, config, device)
     if config.device == "auto" and (config.model, config.loss) != ("skipgram", "ns"):
@@ -56,6 +59,32 @@ def make_method(corpus: Corpus, config: TrainConfig) -> Method:
     if config.loss == "hs":
         return HierarchicalSoftmax(corpus, config)
     return Cbow(corpus, config) if config.model == "cbow" else SkipGram(corpus, config)
+
+
+def _batched(corpus: Corpus, config: TrainConfig, device: torch.device) -> Method:
+    """The model trained by the steps of an optimiser; ``auto`` takes the CPU.
+
+    Raises:
+        ValueError: a model or a mode in which there are none.
+    """
+    asked = next(
+        name for name in ("optimizer", "momentum", "weight_decay", "clip_norm", "max_norm") if _differs(config, name)
+    )
+    value = getattr(config, asked)
+    if config.model not in ("skipgram", "cbow") or config.loss != "ns":
+        raise ValueError(
+            f"{asked}: expected the default with model = {config.model} and loss = {config.loss}, got {value!r}; only "
+            "skipgram and cbow with ns have optimisers"
+        )
+    if config.weight_dtype != "float32":
+        raise ValueError(f"weight_dtype: expected float32 with {asked} = {value}, got {config.weight_dtype!r}")
+    if config.reproducible:
+        raise ValueError(f"reproducible: expected 0 with {asked} = {value}, got {config.reproducible}")
+    return Batched(corpus, config, device if config.device == "cuda" else torch.device("cpu"))
+
+
+def _differs(config: TrainConfig, name: str) -> bool:
+    return getattr(config, name) != getattr(TrainConfig, name)
 
 
 def _on_cuda(corpus: Corpus, config: TrainConfig, device: torch.device) -> Method:

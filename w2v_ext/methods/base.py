@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..config import TrainConfig
 
 
 class TrainingError(RuntimeError):
@@ -90,3 +94,19 @@ def kept_shares(counts: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """
     left = np.asarray(counts, np.float64) * keep
     return left / max(left.sum(), 1e-300)
+
+
+def learning_rate(config: TrainConfig, num_ids: int, epoch: int, place: int) -> float:
+    """As the kernels': falls linearly over all epochs, to a 10,000th."""
+    return config.lr * max(1 - (num_ids * epoch + place) / (num_ids * config.epochs), 1e-4)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """PyTorch with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -6,9 +6,6 @@ D = 100 takes 6 MFLOP, where negative sampling takes about 0.01. So this is for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +13,8 @@ from torch import Tensor
 from ..config import TrainConfig
 from ..corpus import Corpus
 from ..tables import padded_weight
-from ..windows import Windows, draw_windows
+from ..windows import Windows, batches, draw_windows
+from .base import learning_rate, torch_threads
 from .skipgram import CorpusMethod
 
 STRETCH = 512  # ids whose sentences are cut into batches together
@@ -52,14 +50,14 @@ class FullSoftmax(CorpusMethod):
         config, ids, keep = self.config, self.ids.numpy(), self.keep.numpy().view(np.uint32)
         pairs = words = 0
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        with _threads(config.num_threads), torch.no_grad():
+        with torch_threads(config.num_threads), torch.no_grad():
             for start in range(-(-begin // STRETCH) * STRETCH, end, 64 * STRETCH):  # so many are planned at a time
                 stop = min(start + 64 * STRETCH, -(-end // STRETCH) * STRETCH, len(ids))
                 windows = draw_windows(
                     *(ids, keep), begin=start, end=stop, window=config.window, slots=1, seed=config.seed, epoch=epoch
                 )
                 words += windows.kept
-                for part in batches(windows):
+                for part in batches(windows, STRETCH, BATCH):
                     rate = learning_rate(config, len(ids), epoch, int(windows.starts[part.start]))
                     total += self._step(windows, part, rate)
                 pairs += len(windows.words if config.model == "cbow" else windows.contexts)
@@ -101,27 +99,3 @@ class FullSoftmax(CorpusMethod):
         else:
             into.index_add_(0, centers, grad, alpha=-rate)
         return loss
-
-
-def batches(windows: Windows) -> Iterator[slice]:
-    """Centres, ``BATCH`` at a time, of sentences that start in the same ``STRETCH`` ids."""
-    stretch = windows.starts // STRETCH
-    edges = [0, *(np.flatnonzero(np.diff(stretch)) + 1).tolist(), len(stretch)]
-    for begin, end in zip(edges, edges[1:], strict=False):
-        for start in range(begin, end, BATCH):
-            yield slice(start, min(start + BATCH, end))
-
-
-def learning_rate(config: TrainConfig, num_ids: int, epoch: int, place: int) -> float:
-    """As the kernels': falls linearly over all epochs, to a 10,000th."""
-    return config.lr * max(1 - (num_ids * epoch + place) / (num_ids * config.epochs), 1e-4)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
