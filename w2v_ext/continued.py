@@ -1,6 +1,6 @@
 """Training that does not begin at nothing: new text for an old model, vectors from elsewhere, rows that are locked.
 
->>> old = load_model("old")
+>>> old = load_old("old")
 >>> corpus = merge_corpus(prepare_corpus("new.txt", CorpusOptions(min_count=1)), old.words, old.counts, min_count=5)
 >>> start = Start(corpus.vocab, old=old, foreign=formats.load_vectors("glove.6B.100d.txt"), lock="intersect")
 >>> vectors = Trainer(corpus, config, start=start).fit().keyed_vectors()
@@ -27,7 +27,8 @@ from .distributed import num_ranks
 from .formats import load_vectors
 from .formats.table import VectorTable
 from .methods import Method
-from .model_files import ModelFiles, load_model
+from .model_files import ModelFiles
+from .old_model import check_old, check_rows_of_words, load_old
 from .vocab import Vocabulary
 
 LOCKS = ("nothing", "intersect", "old")
@@ -39,13 +40,17 @@ def settings_of(directory: str | Path) -> TrainConfig:
     """The settings to go on with from a model directory: its own, but for the text and what it had begun from.
 
     Raises:
-        FormatError: the directory is damaged. ValueError: it was not made by ``w2v_ext.train``.
+        ValueError: the directory is damaged, or was not made by ``w2v_ext.train``; the message begins with
+            ``continue_from``.
     """
-    saved = load_model(directory).config
+    saved = load_old(directory).config
     fresh = TrainConfig()
     anew = ("corpus", "out", "continue_from", "intersect", "lock", "tensorboard", "probe", "probe_pairs", "cache_dir")
     kept = {name: value for name, value in saved.items() if name not in anew}
-    return dataclasses.replace(TrainConfig.from_dict(kept, f"{directory}/config.json"), out=fresh.out)
+    try:
+        return dataclasses.replace(TrainConfig.from_dict(kept), out=fresh.out)
+    except ValueError as error:
+        raise ValueError(f"continue_from: {directory}/config.json: {error}") from error
 
 
 def prepare_start(corpus: Corpus, config: TrainConfig) -> tuple[Corpus, Start | None, str]:
@@ -69,9 +74,13 @@ def prepare_start(corpus: Corpus, config: TrainConfig) -> tuple[Corpus, Start | 
         raise ValueError(f"lock: expected one process, got {num_ranks()}")
     old = None
     if config.continue_from is not None:
-        old = load_model(config.continue_from)
+        old = load_old(config.continue_from)
+        check_old(old.config, config, f"continue_from = {config.continue_from}")
         corpus = merge_corpus(corpus, old.words, old.counts, min_count=config.min_count, max_vocab=config.max_vocab)
-    foreign = None if config.intersect is None else load_vectors(config.intersect)
+    foreign = None
+    if config.intersect is not None:
+        check_rows_of_words(config, "intersect")
+        foreign = load_vectors(config.intersect)
     start = Start(corpus.vocab, old=old, foreign=foreign, lock=config.lock)
     parts = []
     if old is not None:
@@ -185,7 +194,7 @@ class Start:
             raise ValueError(f"lock: expected one of {', '.join(LOCKS)}, got {lock!r}")
         if (lock == "intersect" and foreign is None) or (lock == "old" and old is None):
             raise ValueError(f"lock: expected vectors to lock, got {lock!r} without them")
-        self._old, self._foreign, self._vocab_size = old, foreign, len(vocab)
+        self._old, self._foreign, self._lock, self._vocab_size = old, foreign, lock, len(vocab)
         self._old_rows = _shared_rows(vocab, old.words if old is not None else [])
         self._foreign_rows = _shared_rows(vocab, foreign.words if foreign is not None else [])
         self.old_words, self.intersected = len(self._old_rows[0]), len(self._foreign_rows[0])
@@ -197,8 +206,15 @@ class Start:
         """Set the weights of a method, in place; gives it, with its rows locked where that is asked for.
 
         Raises:
-            ValueError: vectors of another dimension, or a model that has other tables than word and output vectors.
+            ValueError: vectors of another dimension, or a model or loss that cannot go on from the old one's; see
+            :func:`w2v_ext.old_model.check_old`.
         """
+        if self._old is not None:
+            check_old(self._old.config, method.config)
+        if self._foreign is not None:
+            check_rows_of_words(method.config, "intersect")
+        if self._lock != "nothing":
+            check_rows_of_words(method.config, "lock")
         dim = method.weights["in_weight"].shape[1]
         for name, table in method.weights.items():
             if name not in ("in_weight", "out_weight") or len(table) != self._vocab_size:

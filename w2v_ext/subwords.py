@@ -17,6 +17,7 @@ import numpy as np
 from . import _text
 
 LONGEST_N = 64
+TENSORS = ("subword_weight", "subword_buckets", "subword_groups")  # of a model directory: what a SubwordTable is of
 
 
 @dataclass(frozen=True)
