@@ -5,10 +5,13 @@ import pytest
 import torch
 
 from w2v_ext import TrainConfig, Trainer, corpus_from_sequences, train
-from w2v_ext.continued import Start
+from w2v_ext.continued import Start, merge_corpus
 from w2v_ext.formats.table import VectorTable
-from w2v_ext.model_files import ModelFiles
+from w2v_ext.huffman import equal_splits, huffman_tree
+from w2v_ext.methods import _on_cuda
+from w2v_ext.model_files import ModelFiles, load_model
 
+KINDS = [[first + second + "x" for second in "efgh"] for first in "abc"]  # of words, that stand together
 SENTENCES = [["b", "new", "b", "rare", "c"], ["rare"], ["new", "b", "c", "new", "d"]] * 4
 
 
@@ -32,9 +35,8 @@ def text(tmp_path, monkeypatch):
     """Some sentences in ``text.txt`` of the working directory."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    weights = np.arange(1, 13) / np.arange(1, 13).sum()
-    words = [first + second + "x" for first in "abcd" for second in "efg"]
-    lines = [" ".join(rng.choice(words, 10, p=weights)) for _ in range(100)]
+    often = np.array([9, 3, 2, 1]) / 15
+    lines = [" ".join(rng.choice(KINDS[i % 3], 10, p=often)) for i in range(150)]
     (tmp_path / "text.txt").write_text("\n".join(lines) + "\n")
     return tmp_path
 
@@ -118,3 +120,176 @@ def test_the_command_sets_and_locks_no_rows_that_words_share(text, capsys, flag)
     given = ("--intersect", "old") if flag == "--intersect" else ("--continue-from", "old", "--lock", "old")
     assert run(*common, "--out", "x", *given) == 2
     assert f"{flag[2:]}: expected model = skipgram or cbow, got 'fasttext'" in capsys.readouterr().err
+
+
+# ---- a tree --------------------------------------------------------------------------------------------------------
+
+
+def splits(tree, words):
+    """The words of a tree, by their names there, below each of its inner nodes: of code 0 and of code 1."""
+    below = [[set(), set()] for _ in range(len(tree.start) - 2)]
+    for row, name in words.items():
+        for node, code in zip(tree.nodes(row).tolist(), tree.codes(row).tolist(), strict=True):
+            below[node][code].add(name)
+    return below
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nodes_that_split_the_common_words_in_the_same_way_are_found(seed):
+    rng = np.random.default_rng(seed)
+    old_size, size, common = rng.integers(2, 40, 2).tolist() + [0]
+    common = int(rng.integers(0, min(old_size, size) + 1))
+    old_rows, rows = rng.permutation(old_size)[:common], rng.permutation(size)[:common]
+    old_counts, counts = rng.zipf(1.5, old_size).clip(1, 1000), rng.zipf(1.5, size).clip(1, 1000)
+    if seed % 2:  # most of the tree is as it was
+        counts[rows] = old_counts[old_rows]
+    old, new = huffman_tree(old_counts), huffman_tree(counts)
+    one, other = (
+        splits(t, dict(zip(r.tolist(), range(common), strict=True))) for t, r in ((old, old_rows), (new, rows))
+    )
+    wanted = {
+        (n, o, a != b)
+        for n, b in enumerate(other)
+        for o, a in enumerate(one)
+        if all(a) and all(b) and a in (b, b[::-1])
+    }
+    found = equal_splits(new, old, rows, old_rows)
+    assert {(n, o, bool(m)) for n, o, m in zip(*found, strict=True)} == wanted
+    assert len(found[0]) == len(wanted)
+    assert [part.dtype for part in found] == [np.int64, np.int64, bool]
+
+
+def test_a_tree_with_the_same_words_keeps_all_nodes(monkeypatch):
+    monkeypatch.setattr("w2v_ext.huffman._WORDS", 7)
+    tree = huffman_tree(np.arange(100, 1, -1))
+    nodes, others, mirrored = equal_splits(tree, tree, np.arange(99), np.arange(99))
+    assert sorted(nodes) == list(range(98))
+    assert (nodes == others).all()
+    assert not mirrored.any()
+
+
+def probabilities(in_weight, out_weight, counts):
+    """(V, V) of each word after each word."""
+    tree, found = huffman_tree(counts), []
+    for word in range(len(counts)):
+        u = out_weight[tree.nodes(word)].double() * torch.from_numpy(1.0 - 2 * tree.codes(word))[:, None]
+        found.append(torch.sigmoid(in_weight.double() @ u.T).prod(1))
+    return torch.stack(found, 1)
+
+
+def test_a_mirrored_tree_predicts_what_the_old_one_did():
+    """Of two words the more frequent has code 1; and the one that was rarer is now more frequent."""
+    generator = torch.Generator().manual_seed(0)
+    into, out = torch.randn(3, 6, generator=generator), torch.randn(3, 6, generator=generator)
+    out[-1] = 0
+    old = ModelFiles(into, out, ["a", "b", "c"], np.array([10, 4, 3]), {"loss": "hs"})
+    corpus = merge_corpus(corpus_from_sequences([["c", "c", "a"]] * 2), old.words, old.counts)
+    assert corpus.vocab.words == ["a", "c", "b"]
+    start = Start(corpus.vocab, old=old)
+    weights = Trainer(corpus, config(loss="hs"), start=start).method.weights
+    assert start.nodes == 2
+    order = [0, 2, 1]
+    before = probabilities(into, out, old.counts)[order][:, order]
+    after = probabilities(weights["in_weight"], weights["out_weight"], corpus.vocab.counts)
+    torch.testing.assert_close(after, before, rtol=1e-6, atol=0)
+    assert not torch.equal(weights["out_weight"][1], out[1])
+    assert not weights["out_weight"][-1].any()
+
+
+def test_the_command_tells_how_many_nodes_are_kept(text, capsys):
+    common = ("--dim", 6, "--epochs", 1, "--loss", "hs")
+    assert run("--corpus", "text.txt", "--out", "old", *common) == 0
+    capsys.readouterr()
+    assert run("--corpus", "text.txt", "--continue-from", "old", "--out", "again") == 0
+    assert "began with 12 words of old, 0 new; 11 of 11 nodes of its tree\n" in capsys.readouterr().out
+    (text / "more.txt").write_text("aex aex nex nex " * 20)
+    assert run("--corpus", "more.txt", "--continue-from", "old", "--out", "more") == 0
+    out = capsys.readouterr().out
+    kept = int(out.partition("began with 12 words of old, 1 new; ")[2].partition(" of 11 nodes of its tree")[0])
+    assert 0 < kept < 11
+    assert load_model("more").config["loss"] == "hs"
+
+
+# ---- every model goes on -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "device"),
+    [
+        (model, loss, device)
+        for model in ("skipgram", "cbow")
+        for loss in ("ns", "hs", "softmax")
+        for device in ("cpu", "emulated")
+        if (loss, device) != ("softmax", "emulated")
+    ],
+)
+def test_the_loss_goes_on_where_it_was(text, model, loss, device, request):
+    make = on(device, request)
+    settings = {
+        "model": model,
+        "loss": loss,
+        "epochs": 20,
+        "lr": 0.02,
+        "cbow_mean": True,
+        "min_n": 2,
+        "max_n": 3,
+        "buckets": 20,
+    }
+    corpus = corpus_of(text)
+    first = make(corpus, config(**settings)).fit()
+    old = model_of(first)
+    again = merge_corpus(corpus, old.words, old.counts)
+    assert again.vocab.words == corpus.vocab.words
+
+    def loss_at(corpus, start, weights=None):
+        trainer = make(corpus, config(**{**settings, "epochs": 1, "lr": 1e-9}), start=start)
+        for name, weight in (weights or {}).items():
+            trainer.method.weights[name].copy_(weight)
+        return trainer.fit().state.losses[0]
+
+    want = loss_at(corpus, None, first.method.weights)
+    got, fresh = loss_at(again, Start(again.vocab, old=old)), loss_at(again, None)
+    assert want < 0.95 * fresh
+    assert got == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("loss", "then"), [("ns", "softmax"), ("softmax", "ns"), ("hs", "hs")])
+def test_old_words_begin_as_they_were(text, loss, then, workers):
+    corpus = corpus_of(text)
+    first = Trainer(corpus, config(loss=loss)).fit()
+    old = model_of(first)
+    more = merge_corpus(corpus_from_sequences([["aex", "nex", "nex", "zzz"]] * 9), old.words, old.counts)
+    reproducible = workers if then != "softmax" else 0
+    trainer = Trainer(more, config(loss=then, reproducible=reproducible), start=Start(more.vocab, old=old))
+    vectors, before = trainer.keyed_vectors(), first.keyed_vectors()
+    for word in corpus.vocab.words:
+        assert (vectors[word] == before[word]).all()
+
+
+def corpus_of(folder):
+    return corpus_from_sequences([line.split() for line in (folder / "text.txt").read_text().splitlines()])
+
+
+def model_of(trainer):
+    """A trainer's model as its directory would have it."""
+    tensors, vocab = trainer.method.saved_tensors(), trainer.corpus.vocab
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    into, out = tensors.pop("in_weight"), tensors.pop("out_weight")
+    return ModelFiles(into, out, vocab.words, vocab.counts, trainer.config.to_dict(), tensors)
+
+
+def on(device, request):
+    """Makes trainers on the CPU, or with the CUDA operators emulated there."""
+    if device == "cpu":
+        return Trainer
+    pretended = request.getfixturevalue("pretended_cuda")
+
+    def make(corpus, config, start=None):
+        trainer = Trainer(corpus, config)
+        trainer.method = _on_cuda(corpus, config, pretended)
+        if start is not None:
+            trainer.method = start(trainer.method, corpus.ids)
+        return trainer
+
+    return make

@@ -26,6 +26,7 @@ from .corpus_files import checksum, temporary_corpus
 from .distributed import num_ranks
 from .formats import load_vectors
 from .formats.table import VectorTable
+from .huffman import HuffmanTree, equal_splits, huffman_tree
 from .methods import Method
 from .model_files import ModelFiles
 from .old_model import check_old, check_rows_of_words, load_old
@@ -53,15 +54,14 @@ def settings_of(directory: str | Path) -> TrainConfig:
         raise ValueError(f"continue_from: {directory}/config.json: {error}") from error
 
 
-def prepare_start(corpus: Corpus, config: TrainConfig) -> tuple[Corpus, Start | None, str]:
+def prepare_start(corpus: Corpus, config: TrainConfig) -> tuple[Corpus, Start | None]:
     """What ``continue_from``, ``intersect`` and ``lock`` of a configuration ask for.
 
     Args:
         corpus: with all its words, where the configuration has ``continue_from``.
 
     Returns:
-        The corpus to train on, the start for the trainer, and a line that tells about it; (corpus, None, "") where
-        nothing is asked for.
+        The corpus to train on, and the start for the trainer; (corpus, None) where nothing is asked for.
 
     Raises:
         ValueError, FormatError, OSError: vectors that cannot be read, or do not fit.
@@ -69,7 +69,7 @@ def prepare_start(corpus: Corpus, config: TrainConfig) -> tuple[Corpus, Start | 
     if config.continue_from is None and config.intersect is None:
         if config.lock != "nothing":
             raise ValueError(f"lock: expected continue_from or intersect beside it, got {config.lock!r} alone")
-        return corpus, None, ""
+        return corpus, None
     if config.lock != "nothing" and num_ranks() > 1:
         raise ValueError(f"lock: expected one process, got {num_ranks()}")
     old = None
@@ -81,17 +81,7 @@ def prepare_start(corpus: Corpus, config: TrainConfig) -> tuple[Corpus, Start | 
     if config.intersect is not None:
         check_rows_of_words(config, "intersect")
         foreign = load_vectors(config.intersect)
-    start = Start(corpus.vocab, old=old, foreign=foreign, lock=config.lock)
-    parts = []
-    if old is not None:
-        parts.append(
-            f"{start.old_words:,} words of {config.continue_from}, {len(corpus.vocab) - start.old_words:,} new"
-        )
-    if foreign is not None:
-        parts.append(f"{start.intersected:,} of {len(foreign.words):,} vectors of {config.intersect}")
-    if len(start.locked):
-        parts.append(f"{len(start.locked):,} rows locked")
-    return corpus, start, f"began with {'; '.join(parts)}"
+    return corpus, Start(corpus.vocab, old=old, foreign=foreign, lock=config.lock)
 
 
 def merge_corpus(
@@ -168,7 +158,8 @@ class Start:
 
     Args:
         vocab: of the corpus that is trained on.
-        old: a model whose word and output vectors its words begin with; the others begin as in any training.
+        old: a model whose word and output vectors its words begin with; the others begin as in any training. Of a
+            tree, the inner nodes that divide the old words as a node of the old tree does begin with its vector.
         foreign: vectors that take the place of the word vectors of words that both have (the output vectors stay), as
             gensim's ``intersect_word2vec_format`` does; no word is added.
         lock: whose word vectors training must not move: of ``nothing``; of words that ``foreign`` has (``intersect``,
@@ -177,6 +168,7 @@ class Start:
     Attributes:
         old_words, intersected: how many words of the vocabulary have a row from there.
         locked: (L,) int64 rows.
+        nodes: how many inner nodes have a vector from there, once they were set; None where there is no tree.
 
     Raises:
         ValueError: ``lock`` names what is not given.
@@ -201,6 +193,7 @@ class Start:
         rows = [self._foreign_rows[0]] if lock != "nothing" else []
         rows += [self._old_rows[0]] if lock == "old" else []
         self.locked = torch.cat(rows).unique() if rows else torch.empty(0, dtype=torch.int64)
+        self.nodes: int | None = None
 
     def __call__(self, method: Method, ids: np.ndarray) -> Method:
         """Set the weights of a method, in place; gives it, with its rows locked where that is asked for.
@@ -224,17 +217,42 @@ class Start:
                 )
         if self._old is not None:
             _check_dim("continue_from", self._old.in_weight.shape[1], dim)
+            if self._old.out_weight is None:
+                raise ValueError("continue_from: expected a model with out_weight, got one that was saved without it")
             to, source = self._old_rows
-            for name in method.weights:
-                table = getattr(self._old, name)
-                if table is None:
-                    raise ValueError(f"continue_from: expected a model with {name}, got one that was saved without it")
-                _copy_rows(method.weights[name], to, table[source])
+            _copy_rows(method.weights["in_weight"], to, self._old.in_weight[source])
+            if method.tree is None:
+                _copy_rows(method.weights["out_weight"], to, self._old.out_weight[source])
+            else:
+                self._set_nodes(method.weights["out_weight"], method.tree)
         if self._foreign is not None:
             _check_dim("intersect", self._foreign.vectors.shape[1], dim)
             to, source = self._foreign_rows
             _copy_rows(method.weights["in_weight"], to, torch.from_numpy(self._foreign.vectors[source.numpy()]))
         return LockedRows(method, self.locked, ids) if len(self.locked) else method
+
+    def _set_nodes(self, out_weight: Tensor, tree: HuffmanTree) -> None:
+        """Copy the vectors of inner nodes; those without a counterpart stay zero, as all are in any training."""
+        old_tree = huffman_tree(self._old.counts)
+        nodes, old_nodes, mirrored = equal_splits(tree, old_tree, *(rows.numpy() for rows in self._old_rows))
+        values = self._old.out_weight[torch.from_numpy(old_nodes)]
+        values[torch.from_numpy(mirrored)] *= -1  # codes are -1 and 1 in the loss: what was likely stays likely
+        _copy_rows(out_weight, torch.from_numpy(nodes), values)
+        self.nodes = len(nodes)
+
+    def line(self, config: TrainConfig) -> str:
+        """Tell what a trainer's tables began with, after they were set; ``config`` names where it is from."""
+        parts = []
+        if self._old is not None:
+            new = self._vocab_size - self.old_words
+            parts.append(f"{self.old_words:,} words of {config.continue_from}, {new:,} new")
+            if self.nodes is not None:
+                parts.append(f"{self.nodes:,} of {len(self._old.words) - 1:,} nodes of its tree")
+        if self._foreign is not None:
+            parts.append(f"{self.intersected:,} of {len(self._foreign.words):,} vectors of {config.intersect}")
+        if len(self.locked):
+            parts.append(f"{len(self.locked):,} rows locked")
+        return f"began with {'; '.join(parts)}"
 
 
 def _shared_rows(vocab: Vocabulary, words: Sequence[str]) -> tuple[Tensor, Tensor]:

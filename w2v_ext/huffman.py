@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_WORDS = 1 << 14  # whose paths are added up at a time
+
 
 @dataclass(frozen=True)
 class HuffmanTree:
@@ -75,3 +77,46 @@ def huffman_tree(counts: np.ndarray) -> HuffmanTree:
         going = at < 2 * size - 2
         at, end = at[going], end[going]
     return HuffmanTree(start, steps)
+
+
+def equal_splits(
+    tree: HuffmanTree, other: HuffmanTree, words: np.ndarray, other_words: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the inner nodes of two trees that divide the words which both trees have in the same way.
+
+    A node takes part if there is a common word in each of its two branches; then no other node of its tree divides
+    them as it does. A branch is known by the sum of random 64-bit keys of its words, so that each path is gone once.
+
+    Args:
+        tree, other: of V and W words.
+        words, other_words: (S,) integers, the common words by their numbers in each tree, each once.
+
+    Returns:
+        ``nodes`` and ``other_nodes`` (N,) int64, and ``mirrored`` (N,) bool: whether the branch of code 0 in ``tree``
+        has the words of the branch of code 1 in ``other``, so that a node's vector has to be negated.
+    """
+    keys = np.random.default_rng(0).integers(1, 2**64, len(words), dtype=np.uint64)
+    sums = np.concatenate(
+        [_branch_keys(other, other_words, keys), _branch_keys(tree, words, keys)]
+    )  # (W - 1 + V - 1, 2)
+    divides = np.flatnonzero(sums.all(axis=1))
+    low, high = sums[divides].min(axis=1), sums[divides].max(axis=1)
+    order = np.lexsort((high, low))  # stable: the other tree's node first
+    low, high = low[order], high[order]
+    same = np.flatnonzero((low[1:] == low[:-1]) & (high[1:] == high[:-1]))
+    other_nodes, nodes = divides[order[same]], divides[order[same + 1]]
+    mirrored = (sums[other_nodes, 0] > sums[other_nodes, 1]) != (sums[nodes, 0] > sums[nodes, 1])
+    return nodes - (len(other.start) - 2), other_nodes, mirrored
+
+
+def _branch_keys(tree: HuffmanTree, words: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """(V - 1, 2) uint64: the sums of the keys of the words below each node, by their code; 0 where there are none."""
+    size = len(tree.start) - 1
+    of_word = np.zeros(size, np.uint64)
+    of_word[words] = keys
+    sums = np.zeros(2 * (size - 1), np.uint64)
+    for begin in range(0, size, _WORDS):
+        start = tree.start[begin : begin + _WORDS + 1]
+        steps = tree.steps[start[0] : start[-1]].astype(np.int64)  # node << 1 | code: the place of a sum
+        np.add.at(sums, steps, np.repeat(of_word[begin : begin + _WORDS], np.diff(start)))
+    return sums.reshape(-1, 2)

@@ -148,7 +148,7 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _
     with first_of_each_machine():
         every_word = replace(config, min_count=1, max_vocab=None) if config.continue_from else config
         corpus = open_corpus(every_word, progress=rank() == 0)
-    corpus, start, began_with = prepare_start(corpus, config)
+    corpus, start = prepare_start(corpus, config)
     prepare_seconds = time.perf_counter() - started
     builtin = not config.corpus
     probes = config.probe_words or (list(BUILTIN_PROBES) if builtin else [])
@@ -158,8 +158,8 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _
         f"corpus: {corpus.num_tokens:,} words, {len(corpus.vocab):,} distinct"
         f"{' (generated; give --corpus FILE for your own)' if builtin else ''}, ready in {prepare_seconds:.2f} s"
     )
-    if began_with:
-        report.line(began_with)
+    if start is not None:
+        report.line(start.line(config))
     if trainer.method.prepared:
         report.line(trainer.method.prepared)
     if resume == "yes" or (resume == "auto" and trainer.resume_if_possible(directory)):
