@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from w2v_ext import TrainConfig, Trainer, corpus_from_sequences, train
+from w2v_ext import KeyedVectors, TrainConfig, Trainer, corpus_from_sequences, train
 from w2v_ext.continued import Start, merge_corpus
 from w2v_ext.formats.table import VectorTable
 from w2v_ext.huffman import equal_splits, huffman_tree
 from w2v_ext.methods import _on_cuda
 from w2v_ext.model_files import ModelFiles, load_model
+from w2v_ext.old_model import OF_WORDS
 
 KINDS = [[first + second + "x" for second in "efgh"] for first in "abc"]  # of words, that stand together
 SENTENCES = [["b", "new", "b", "rare", "c"], ["rare"], ["new", "b", "c", "new", "d"]] * 4
@@ -217,8 +218,8 @@ def test_the_command_tells_how_many_nodes_are_kept(text, capsys):
     ("model", "loss", "device"),
     [
         (model, loss, device)
-        for model in ("skipgram", "cbow")
-        for loss in ("ns", "hs", "softmax")
+        for model in ("skipgram", "cbow", "fasttext", "fasttext-cbow")
+        for loss in (("ns", "hs", "softmax") if model in OF_WORDS else ("ns",))
         for device in ("cpu", "emulated")
         if (loss, device) != ("softmax", "emulated")
     ],
@@ -265,6 +266,94 @@ def test_old_words_begin_as_they_were(text, loss, then, workers):
     vectors, before = trainer.keyed_vectors(), first.keyed_vectors()
     for word in corpus.vocab.words:
         assert (vectors[word] == before[word]).all()
+
+
+# ---- n-grams -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cpu", "emulated"])
+@pytest.mark.parametrize("model", ["fasttext", "fasttext-cbow"])
+@pytest.mark.parametrize("old_words_stay", [True, False])
+def test_rows_of_ngrams_are_carried_over_one_by_one(text, model, old_words_stay, device, request, monkeypatch):
+    """What new words take apart or add to a group, row by row."""
+    monkeypatch.setattr("w2v_ext.methods.subword._ROWS", 5)
+    settings = {"model": model, "min_n": 2, "max_n": 3, "buckets": 1000}
+    first = Trainer(corpus_of(text), config(**settings)).fit()
+    old = model_of(first)
+    more = corpus_from_sequences([["aex", "aeq", "aexafx", "zzz"]] * 9)
+    if old_words_stay:
+        more = merge_corpus(more, old.words, old.counts)
+    make = on(device, request)
+    trainer, fresh = (make(more, config(**settings), start=s) for s in (Start(more.vocab, old=old), None))
+    groups, known = trainer.method.groups, trainer.method.groups.of(old.words, trainer.method.settings)
+    values = first.method.subword_table().weight
+    sums = [torch.cat(t.method.host_tables()) for t in (trainer, fresh)]
+    rows = [(g, w, None) for g, w in enumerate(more.vocab.words)]
+    rows += [(g, None, b) for b, g in zip(groups.buckets.tolist(), groups.bucket_groups.tolist(), strict=True)]
+    unknown = np.zeros(len(sums[0]))
+    want = np.zeros(sums[0].shape)
+    for group, word, bucket in rows:
+        if word is not None and word in old.words:
+            want[group] += values[old.words.index(word)]
+        elif bucket is not None and bucket in known.buckets:
+            want[group] += values[known.bucket_groups[known.buckets.tolist().index(bucket)]]
+        else:
+            unknown[group] += 1
+    of_both = (unknown > 0) & (unknown < groups.group_rows)
+    assert of_both.any() != old_words_stay  # where they stay, new words take apart what was one group
+    want += sums[1].numpy() * np.sqrt(unknown / groups.group_rows)[:, None]
+    np.testing.assert_allclose(sums[0].numpy(), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_words_with_known_ngrams_begin_as_they_were(text, workers):
+    settings = {"model": "fasttext", "min_n": 2, "max_n": 3, "buckets": 1000, "reproducible": workers}
+    corpus = corpus_of(text)
+    first = Trainer(corpus, config(**settings)).fit()
+    old, before = model_of(first), first.keyed_vectors()
+    more = merge_corpus(corpus_from_sequences([["aex", "aexafx", "zzz"]] * 9), old.words, old.counts)
+    trainer = Trainer(more, config(**settings), start=Start(more.vocab, old=old))
+    vectors = trainer.keyed_vectors()
+    assert "bexcfx" not in vectors.index_to_key  # which has no n-gram that came with new words
+    for word in (*corpus.vocab.words, "bexcfx"):
+        np.testing.assert_allclose(vectors[word], before[word], rtol=1e-5, atol=1e-7)
+    out, old_out = trainer.out_weight, first.out_weight
+    for word in corpus.vocab.words:
+        assert torch.equal(out[more.vocab[word]], old_out[corpus.vocab[word]])
+    assert not out[more.vocab["zzz"]].any()
+
+
+def test_fasttext_goes_on_by_the_command(text, capsys):
+    common = ("--model", "fasttext", "--dim", 6, "--epochs", 2, "--buckets", 500, "--min-n", 2, "--max-n", 3)
+    assert run("--corpus", "text.txt", "--out", "old", *common) == 0
+    (text / "more.txt").write_text("aex zzz zzz afx " * 20)
+    assert run("--corpus", "more.txt", "--continue-from", "old", "--out", "more", "--lr", "1e-9") == 0
+    assert "began with 12 words of old, 1 new\n" in capsys.readouterr().out
+    old, more = KeyedVectors.load("old"), KeyedVectors.load("more")
+    for word in (*old.index_to_key, "aexafx"):
+        np.testing.assert_allclose(more[word], old[word], rtol=1e-5, atol=1e-7)
+    assert run("--corpus", "more.txt", "--continue-from", "more", "--out", "x", "--model", "fasttext-cbow") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"subword_groups": None}, "continue_from: expected a model with subword_weight, .* without subword_groups"),
+        (
+            {"subword_weight": torch.zeros(90, 5)},
+            "the n-grams do not fit the model: subword_weight: expected .* dim = 6",
+        ),
+        ({"subword_groups": torch.full((90,), 99)}, "continue_from: the n-grams do not fit the model: rows: expected"),
+    ],
+)
+def test_damaged_rows_of_ngrams_are_refused(text, change, message):
+    corpus = corpus_of(text)
+    old = model_of(Trainer(corpus, config(model="fasttext", buckets=500)))
+    old.extra.update(change)
+    for name in [name for name, tensor in old.extra.items() if tensor is None]:
+        del old.extra[name]
+    with pytest.raises(ValueError, match=message):
+        Trainer(corpus, config(model="fasttext", buckets=500), start=Start(corpus.vocab, old=old))
 
 
 def corpus_of(folder):

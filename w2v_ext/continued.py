@@ -27,9 +27,10 @@ from .distributed import num_ranks
 from .formats import load_vectors
 from .formats.table import VectorTable
 from .huffman import HuffmanTree, equal_splits, huffman_tree
-from .methods import Method
+from .methods import FastText, Method
 from .model_files import ModelFiles
 from .old_model import check_old, check_rows_of_words, load_old
+from .subwords import TENSORS, SubwordSettings, SubwordTable
 from .vocab import Vocabulary
 
 LOCKS = ("nothing", "intersect", "old")
@@ -210,6 +211,8 @@ class Start:
             check_rows_of_words(method.config, "lock")
         dim = method.weights["in_weight"].shape[1]
         for name, table in method.weights.items():
+            if name == "ngram_weight":
+                continue  # n-grams have their own number of rows
             if name not in ("in_weight", "out_weight") or len(table) != self._vocab_size:
                 raise ValueError(
                     f"model: expected word and output vectors for each of {self._vocab_size} words to go on with, got "
@@ -220,7 +223,10 @@ class Start:
             if self._old.out_weight is None:
                 raise ValueError("continue_from: expected a model with out_weight, got one that was saved without it")
             to, source = self._old_rows
-            _copy_rows(method.weights["in_weight"], to, self._old.in_weight[source])
+            if isinstance(method, FastText):
+                method.begin_with(_subwords_of(self._old, method.settings), to.numpy(), source.numpy())
+            else:
+                _copy_rows(method.weights["in_weight"], to, self._old.in_weight[source])
             if method.tree is None:
                 _copy_rows(method.weights["out_weight"], to, self._old.out_weight[source])
             else:
@@ -263,6 +269,18 @@ def _shared_rows(vocab: Vocabulary, words: Sequence[str]) -> tuple[Tensor, Tenso
         if row is not None:
             first.setdefault(row, i)
     return torch.tensor(list(first), dtype=torch.int64), torch.tensor(list(first.values()), dtype=torch.int64)
+
+
+def _subwords_of(old: ModelFiles, settings: SubwordSettings) -> SubwordTable:
+    missing = [name for name in TENSORS if name not in old.extra]
+    if missing:
+        raise ValueError(f"continue_from: expected a model with {', '.join(TENSORS)}, got one without {missing[0]}")
+    weight, buckets, rows = (old.extra[name].numpy() for name in TENSORS)
+    try:
+        _check_dim("subword_weight", weight.shape[-1], old.in_weight.shape[1])
+        return SubwordTable(settings, len(old.words), weight.astype(np.float32, copy=False), buckets, rows)
+    except ValueError as error:
+        raise ValueError(f"continue_from: the n-grams do not fit the model: {error}") from error
 
 
 def _copy_rows(weight: Tensor, rows: Tensor, values: Tensor) -> None:
