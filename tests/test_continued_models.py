@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from w2v_ext import KeyedVectors, TrainConfig, Trainer, corpus_from_sequences, train
+from w2v_ext import FastTextVectors, KeyedVectors, TrainConfig, Trainer, corpus_from_sequences, train
 from w2v_ext.continued import Start, merge_corpus
 from w2v_ext.formats.table import VectorTable
 from w2v_ext.huffman import equal_splits, huffman_tree
@@ -333,6 +333,12 @@ def test_fasttext_goes_on_by_the_command(text, capsys):
     for word in (*old.index_to_key, "aexafx"):
         np.testing.assert_allclose(more[word], old[word], rtol=1e-5, atol=1e-7)
     assert run("--corpus", "more.txt", "--continue-from", "more", "--out", "x", "--model", "fasttext-cbow") == 0
+
+    old.save_fasttext_bin("old.bin")
+    FastTextVectors.load("old.bin").save("theirs")
+    assert run("--corpus", "more.txt", "--continue-from", "theirs", "--out", "x", "--lr", "1e-9") == 0
+    for word in old.index_to_key:
+        np.testing.assert_allclose(KeyedVectors.load("x")[word], old[word], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,11 @@ def settings_of(directory: str | Path) -> TrainConfig:
         ValueError: the directory is damaged, or was not made by ``w2v_ext.train``; the message begins with
             ``continue_from``.
     """
-    saved = load_old(directory).config
+    old = load_old(directory)
     fresh = TrainConfig()
     anew = ("corpus", "out", "continue_from", "intersect", "lock", "tensorboard", "probe", "probe_pairs", "cache_dir")
-    kept = {name: value for name, value in saved.items() if name not in anew}
+    kept = {"dim": old.in_weight.shape[1]}  # where the settings are not all there: a directory made of fastText's .bin
+    kept |= {name: value for name, value in old.config.items() if name not in anew}
     try:
         return dataclasses.replace(TrainConfig.from_dict(kept), out=fresh.out)
     except ValueError as error:
