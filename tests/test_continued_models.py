@@ -7,7 +7,6 @@ import torch
 from w2v_ext import FastTextVectors, KeyedVectors, TrainConfig, Trainer, corpus_from_sequences, train
 from w2v_ext.continued import Start, merge_corpus
 from w2v_ext.formats.table import VectorTable
-from w2v_ext.huffman import equal_splits, huffman_tree
 from w2v_ext.methods import _on_cuda
 from w2v_ext.model_files import ModelFiles, load_model
 from w2v_ext.old_model import OF_WORDS
@@ -123,94 +122,6 @@ def test_the_command_sets_and_locks_no_rows_that_words_share(text, capsys, flag)
     assert f"{flag[2:]}: expected model = skipgram or cbow, got 'fasttext'" in capsys.readouterr().err
 
 
-# ---- a tree --------------------------------------------------------------------------------------------------------
-
-
-def splits(tree, words):
-    """The words of a tree, by their names there, below each of its inner nodes: of code 0 and of code 1."""
-    below = [[set(), set()] for _ in range(len(tree.start) - 2)]
-    for row, name in words.items():
-        for node, code in zip(tree.nodes(row).tolist(), tree.codes(row).tolist(), strict=True):
-            below[node][code].add(name)
-    return below
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_nodes_that_split_the_common_words_in_the_same_way_are_found(seed):
-    rng = np.random.default_rng(seed)
-    old_size, size, common = rng.integers(2, 40, 2).tolist() + [0]
-    common = int(rng.integers(0, min(old_size, size) + 1))
-    old_rows, rows = rng.permutation(old_size)[:common], rng.permutation(size)[:common]
-    old_counts, counts = rng.zipf(1.5, old_size).clip(1, 1000), rng.zipf(1.5, size).clip(1, 1000)
-    if seed % 2:  # most of the tree is as it was
-        counts[rows] = old_counts[old_rows]
-    old, new = huffman_tree(old_counts), huffman_tree(counts)
-    one, other = (
-        splits(t, dict(zip(r.tolist(), range(common), strict=True))) for t, r in ((old, old_rows), (new, rows))
-    )
-    wanted = {
-        (n, o, a != b)
-        for n, b in enumerate(other)
-        for o, a in enumerate(one)
-        if all(a) and all(b) and a in (b, b[::-1])
-    }
-    found = equal_splits(new, old, rows, old_rows)
-    assert {(n, o, bool(m)) for n, o, m in zip(*found, strict=True)} == wanted
-    assert len(found[0]) == len(wanted)
-    assert [part.dtype for part in found] == [np.int64, np.int64, bool]
-
-
-def test_a_tree_with_the_same_words_keeps_all_nodes(monkeypatch):
-    monkeypatch.setattr("w2v_ext.huffman._WORDS", 7)
-    tree = huffman_tree(np.arange(100, 1, -1))
-    nodes, others, mirrored = equal_splits(tree, tree, np.arange(99), np.arange(99))
-    assert sorted(nodes) == list(range(98))
-    assert (nodes == others).all()
-    assert not mirrored.any()
-
-
-def probabilities(in_weight, out_weight, counts):
-    """(V, V) of each word after each word."""
-    tree, found = huffman_tree(counts), []
-    for word in range(len(counts)):
-        u = out_weight[tree.nodes(word)].double() * torch.from_numpy(1.0 - 2 * tree.codes(word))[:, None]
-        found.append(torch.sigmoid(in_weight.double() @ u.T).prod(1))
-    return torch.stack(found, 1)
-
-
-def test_a_mirrored_tree_predicts_what_the_old_one_did():
-    """Of two words the more frequent has code 1; and the one that was rarer is now more frequent."""
-    generator = torch.Generator().manual_seed(0)
-    into, out = torch.randn(3, 6, generator=generator), torch.randn(3, 6, generator=generator)
-    out[-1] = 0
-    old = ModelFiles(into, out, ["a", "b", "c"], np.array([10, 4, 3]), {"loss": "hs"})
-    corpus = merge_corpus(corpus_from_sequences([["c", "c", "a"]] * 2), old.words, old.counts)
-    assert corpus.vocab.words == ["a", "c", "b"]
-    start = Start(corpus.vocab, old=old)
-    weights = Trainer(corpus, config(loss="hs"), start=start).method.weights
-    assert start.nodes == 2
-    order = [0, 2, 1]
-    before = probabilities(into, out, old.counts)[order][:, order]
-    after = probabilities(weights["in_weight"], weights["out_weight"], corpus.vocab.counts)
-    torch.testing.assert_close(after, before, rtol=1e-6, atol=0)
-    assert not torch.equal(weights["out_weight"][1], out[1])
-    assert not weights["out_weight"][-1].any()
-
-
-def test_the_command_tells_how_many_nodes_are_kept(text, capsys):
-    common = ("--dim", 6, "--epochs", 1, "--loss", "hs")
-    assert run("--corpus", "text.txt", "--out", "old", *common) == 0
-    capsys.readouterr()
-    assert run("--corpus", "text.txt", "--continue-from", "old", "--out", "again") == 0
-    assert "began with 12 words of old, 0 new; 11 of 11 nodes of its tree\n" in capsys.readouterr().out
-    (text / "more.txt").write_text("aex aex nex nex " * 20)
-    assert run("--corpus", "more.txt", "--continue-from", "old", "--out", "more") == 0
-    out = capsys.readouterr().out
-    kept = int(out.partition("began with 12 words of old, 1 new; ")[2].partition(" of 11 nodes of its tree")[0])
-    assert 0 < kept < 11
-    assert load_model("more").config["loss"] == "hs"
-
-
 # ---- every model goes on -------------------------------------------------------------------------------------------
 
 
@@ -266,6 +177,20 @@ def test_old_words_begin_as_they_were(text, loss, then, workers):
     vectors, before = trainer.keyed_vectors(), first.keyed_vectors()
     for word in corpus.vocab.words:
         assert (vectors[word] == before[word]).all()
+
+
+def test_the_command_tells_how_many_nodes_are_kept(text, capsys):
+    common = ("--dim", 6, "--epochs", 1, "--loss", "hs")
+    assert run("--corpus", "text.txt", "--out", "old", *common) == 0
+    capsys.readouterr()
+    assert run("--corpus", "text.txt", "--continue-from", "old", "--out", "again") == 0
+    assert "began with 12 words of old, 0 new; 11 of 11 nodes of its tree\n" in capsys.readouterr().out
+    (text / "more.txt").write_text("aex aex nex nex " * 20)
+    assert run("--corpus", "more.txt", "--continue-from", "old", "--out", "more") == 0
+    out = capsys.readouterr().out
+    kept = int(out.partition("began with 12 words of old, 1 new; ")[2].partition(" of 11 nodes of its tree")[0])
+    assert 0 < kept < 11
+    assert load_model("more").config["loss"] == "hs"
 
 
 # ---- n-grams -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _WORDS = 1 << 14  # whose paths are added up at a time
+_COLUMNS = 16  # of vectors at a time
 
 
 @dataclass(frozen=True)
@@ -120,3 +121,65 @@ def _branch_keys(tree: HuffmanTree, words: np.ndarray, keys: np.ndarray) -> np.n
         steps = tree.steps[start[0] : start[-1]].astype(np.int64)  # node << 1 | code: the place of a sum
         np.add.at(sums, steps, np.repeat(of_word[begin : begin + _WORDS], np.diff(start)))
     return sums.reshape(-1, 2)
+
+
+def nodes_by_odds(
+    tree: HuffmanTree, other: HuffmanTree, words: np.ndarray, other_words: np.ndarray, vectors: np.ndarray
+) -> np.ndarray:
+    """Make vectors of a tree's inner nodes from those of another tree, so that they predict nearly what it does.
+
+    The other tree gives word w the probability ``prod_n sigmoid(s_n u_n h)`` over its path, s = 1 - 2 code. To the
+    first order in h that is ``2**-depth * (1 + g_w h)`` with ``g_w = sum_n s_n u_n / 2``, and so the logarithm of the
+    odds of two branches A and B is that at h = 0 plus ``(E_A[g] - E_B[g]) h``, means weighted by ``2**-depth``. That
+    difference is the node's vector: u_n again where the branches are those of node n.
+
+    Args:
+        tree, other, words, other_words: as :func:`equal_splits` takes them.
+        vectors: (W, D) floats, row n of inner node n of ``other``.
+
+    Returns:
+        (V, D) float32; zero for a node with a branch that has no common word, and in the last row.
+    """
+    size, other_size = len(tree.start) - 1, len(other.start) - 1
+    slots, levels = _levels(tree)
+    other_slots, other_levels = _levels(other)
+    share = np.zeros(size)
+    share[words] = 0.5 ** np.diff(other.start)[other_words]
+    weight = _branch_sums(tree, slots, levels, share[:, None])  # (2 V - 2, 1)
+    weight[weight == 0] = np.inf
+    found = np.zeros((size, vectors.shape[1]), np.float32)
+    for begin in range(0, vectors.shape[1], _COLUMNS):
+        half = vectors[: other_size - 1, begin : begin + _COLUMNS].astype(np.float64) / 2
+        above = np.stack([half, -half], 1).reshape(-1, half.shape[1])  # (2 W - 2, D), by node << 1 | code: g so far
+        for nodes in other_levels[1:]:
+            for code in (0, 1):
+                above[nodes << 1 | code] += above[other_slots[nodes]]
+        of_word = np.zeros((size, half.shape[1]))
+        of_word[words] = share[words, None] * above[other.steps[other.start[other_words + 1] - 1]]
+        means = _branch_sums(tree, slots, levels, of_word) / weight
+        found[:-1, begin : begin + _COLUMNS] = means[0::2] - means[1::2]
+    found[:-1][np.isinf(weight).reshape(-1, 2).any(axis=1)] = 0
+    return found
+
+
+def _levels(tree: HuffmanTree) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Of each inner node the ``node << 1 | code`` above it (V - 1,), but for the root; and the nodes by depth."""
+    size = len(tree.start) - 1
+    nodes = tree.steps >> 1
+    depth = np.zeros(size - 1, np.int32)
+    depth[nodes] = np.arange(len(nodes)) - np.repeat(tree.start[:-1], np.diff(tree.start))
+    below = np.ones(len(nodes), bool)
+    below[tree.start[:-1]] = False
+    slots = np.zeros(size - 1, np.int64)
+    slots[nodes[below]] = tree.steps[np.flatnonzero(below) - 1]
+    order = np.argsort(depth, kind="stable")
+    return slots, np.split(order, np.flatnonzero(np.diff(depth[order])) + 1)
+
+
+def _branch_sums(tree: HuffmanTree, slots: np.ndarray, levels: list[np.ndarray], of_word: np.ndarray) -> np.ndarray:
+    """(2 V - 2, D): the sums of (V, D) over the words of each branch, by ``node << 1 | code``."""
+    sums = np.empty((2 * len(slots), of_word.shape[1]))
+    sums[tree.steps[tree.start[1:] - 1]] = of_word
+    for nodes in reversed(levels[1:]):
+        sums[slots[nodes]] = sums[nodes << 1] + sums[nodes << 1 | 1]
+    return sums
