@@ -6,8 +6,10 @@ import torch
 from test_softmax import assert_learns_the_planted_meaning, assert_resumes, planted_corpus
 
 from w2v_ext import TrainConfig, Trainer, corpus_from_sequences, ops, reference, train
+from w2v_ext.continued import Start
 from w2v_ext.methods import make_method
 from w2v_ext.methods.batched import Batched, batch_seed
+from w2v_ext.model_files import ModelFiles
 from w2v_ext.windows import draw_windows
 
 planted_corpus = planted_corpus  # a fixture
@@ -199,6 +201,16 @@ def test_the_command_line_knows_optimisers(tmp_path, capsys):
     from w2v_ext import KeyedVectors
 
     assert 0 < np.linalg.norm(KeyedVectors.load(out).vectors, axis=1).max() <= 0.05 + 1e-6
+
+
+def test_it_goes_on_from_an_old_model():
+    corpus = corpus_from_sequences([["a", "b", "c"], ["b", "c", "a"]] * 5)
+    table = torch.arange(18.0).view(3, 6) / 10
+    old = ModelFiles(table, table + 1, list(corpus.vocab.words), corpus.vocab.counts, {})
+    settings = TrainConfig(dim=6, optimizer="adam", threads=1, min_count=1, sample=0)
+    method = Trainer(corpus, settings, start=Start(corpus.vocab, old=old)).method
+    assert torch.equal(method.weights["in_weight"], table) and torch.equal(method.weights["out_weight"], table + 1)
+    assert not method.weights["in_weight.exp_avg"].any()
 
 
 @pytest.mark.cuda

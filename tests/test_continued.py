@@ -199,6 +199,19 @@ def test_continue_and_intersect_on_the_command_line(texts, capsys):
     assert np.isfinite(KeyedVectors.load("both").vectors).all()
 
 
+@pytest.mark.parametrize("named", ["by a flag", "in the file"])
+def test_settings_of_the_old_model_lie_under_those_of_a_file_and_flags(texts, named):
+    (texts / "c.yaml").write_text("window: 3\nlr: 0.01\n" + "continue-from: old\n" * (named == "in the file"))
+    flags = ("--continue-from", "old") if named == "by a flag" else ()
+    found, _ = train.parse_arguments(["--config", "c.yaml", "--corpus", "new.txt", "--lr", "0.02", *flags])
+    assert found.continue_from == "old"
+    assert (found.dim, found.lowercase) == (12, True)  # the old model's
+    assert (found.window, found.lr) == (3, 0.02)  # the file's, and the flag's
+    assert (found.epochs, found.out, found.corpus) == (1, "vectors", ("new.txt",))
+    found, _ = train.parse_arguments(["--config", "old/config.json", "--window", "4"])  # a whole configuration, alone
+    assert (found.dim, found.window, found.continue_from, found.out) == (12, 4, None, "old")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -288,21 +288,8 @@ class TrainConfig:
 
     @classmethod
     def from_file(cls, path: str | Path, **settings: Any) -> TrainConfig:
-        """Read settings from a YAML or JSON file (a model's ``config.json`` is one); dashes in names are allowed.
-
-        Settings given here win over the file's.
-        """
-        load, failure = (parse_json, (ValueError,)) if str(path).endswith(".json") else _yaml_reader()
-        try:
-            loaded = load(Path(path).read_text(encoding="utf-8"))
-        except failure as error:
-            raise ValueError(f"config: {path} is not valid YAML or JSON: {error}") from error
-        if loaded is None:
-            loaded = {}
-        if not isinstance(loaded, dict):
-            raise ValueError(f"config: expected {path} to hold a mapping of settings, got {type(loaded).__name__}")
-        read = {name: _number(value) for name, value in flat_settings(loaded, path).items()}
-        return cls.from_dict({**read, **settings}, f"config {path}")
+        """Read settings from a YAML or JSON file, as :func:`read_settings`; those given here win over the file's."""
+        return cls.from_dict({**read_settings(path), **settings}, f"config {path}")
 
     def changed_settings(self, other: TrainConfig) -> list[str]:
         """Names of the settings that shape the result and differ between the two."""
@@ -311,6 +298,24 @@ class TrainConfig:
             for field in fields(self)
             if field.name not in SETTINGS_OF_THE_MACHINE and getattr(self, field.name) != getattr(other, field.name)
         ]
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Read what a YAML or JSON file (a model's ``config.json`` is one) sets; dashes in names are allowed.
+
+    Raises:
+        ValueError: it holds no mapping of names to values. What they are is not checked.
+    """
+    load, failure = (parse_json, (ValueError,)) if str(path).endswith(".json") else _yaml_reader()
+    try:
+        loaded = load(Path(path).read_text(encoding="utf-8"))
+    except failure as error:
+        raise ValueError(f"config: {path} is not valid YAML or JSON: {error}") from error
+    if loaded is None:
+        loaded = {}
+    if not isinstance(loaded, dict):
+        raise ValueError(f"config: expected {path} to hold a mapping of settings, got {type(loaded).__name__}")
+    return {name: _number(value) for name, value in flat_settings(loaded, path).items()}
 
 
 def flat_settings(loaded: dict[Any, Any], path: str | Path) -> dict[str, Any]:

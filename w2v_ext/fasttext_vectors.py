@@ -14,9 +14,7 @@ from .formats import fasttext
 from .formats.fasttext_write import write_fasttext_bin
 from .keyedvectors import KeyedVectors, PathLike
 from .queries import Key, unit
-from .subwords import SubwordSettings, SubwordTable
-
-_TENSORS = ("subword_weight", "subword_buckets", "subword_groups")
+from .subwords import TENSORS, SubwordSettings, SubwordTable
 
 
 class FastTextVectors(KeyedVectors):
@@ -124,11 +122,11 @@ class FastTextVectors(KeyedVectors):
 
     @classmethod
     def _load_model(cls, path: Path) -> FastTextVectors:
-        model = model_files.load_model(path, _TENSORS)
-        missing = [name for name in _TENSORS if name not in model.extra]
+        model = model_files.load_model(path, TENSORS)
+        missing = [name for name in TENSORS if name not in model.extra]
         if missing:
             raise FormatError(f"{path / 'model.safetensors'}: has no tensor {missing[0]}: a model without n-grams")
-        weight, buckets, rows = (model.extra[name].numpy() for name in _TENSORS)
+        weight, buckets, rows = (model.extra[name].numpy() for name in TENSORS)
         try:
             settings = SubwordSettings(*(model.config[name] for name in ("min_n", "max_n", "buckets")))
             table = SubwordTable(settings, len(model.words), weight.astype(np.float32, copy=False), buckets, rows)
@@ -186,7 +184,7 @@ class FastTextVectors(KeyedVectors):
 def has_subwords(path: PathLike) -> bool:
     """Tell whether a path is a model directory with n-grams, or fastText's .bin with them (not a compressed one)."""
     if Path(path).is_dir():
-        return _TENSORS[0] in model_files.tensor_names(path)
+        return TENSORS[0] in model_files.tensor_names(path)
     with open(path, "rb") as file:
         header = file.read(56)  # magic number, version, twelve settings
     return header.startswith(fasttext.MAGIC) and len(header) == 56 and struct.unpack("<12i", header[8:])[10] > 0

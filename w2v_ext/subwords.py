@@ -17,6 +17,7 @@ import numpy as np
 from . import _text
 
 LONGEST_N = 64
+TENSORS = ("subword_weight", "subword_buckets", "subword_groups")  # of a model directory: what a SubwordTable is of
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,27 @@ class SubwordGroups:
             ids[order][starts].astype(np.int32),
             bucket_groups.astype(np.int32),
         )
+
+    def rows_in(
+        self, table: SubwordTable, words: np.ndarray, table_words: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Find which rows of a trained table the rows of these groups are.
+
+        Args:
+            table: with n-grams hashed as here; otherwise nothing it says is of use.
+            words, table_words: (S,) integers, the words that both have by their numbers here and in the table.
+
+        Returns:
+            ``groups``, ``rows`` and ``times`` (P,) int64, groups ascending: so many rows of a group are this row of
+            ``table.weight``. The table has none for what is missing from a group's ``group_rows``.
+        """
+        place = np.searchsorted(table.buckets, self.buckets)
+        found = np.flatnonzero(place < len(table.buckets))
+        found = found[table.buckets[place[found]] == self.buckets[found]]
+        groups = np.concatenate([words, self.bucket_groups[found]]).astype(np.int64)
+        rows = np.concatenate([table_words, table.rows[place[found]]]).astype(np.int64)
+        pairs, times = np.unique(groups * len(table.weight) + rows, return_counts=True)
+        return *np.divmod(pairs, len(table.weight)), times
 
 
 @dataclass(frozen=True)

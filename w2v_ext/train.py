@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from .checkpoints import CHECKPOINT, remove_checkpoints
-from .config import TrainConfig
+from .config import TrainConfig, read_settings
 from .continued import prepare_start, settings_of
 from .corpus import Corpus, CorpusOptions, prepare_corpus
 from .distributed import first_of_each_machine, process_group, rank
@@ -30,8 +30,8 @@ DESCRIPTION = """Train word vectors: skip-gram with negative sampling, on all co
 
 DIR receives model.safetensors, vocab.tsv, config.json, metrics.json and history.json. Without --corpus a small corpus
 with planted meaning is generated, learnt in seconds, and its nearest neighbours are shown. Settings can also stand in a
-YAML or JSON file (--config FILE); flags win over it. `torchrun --nproc-per-node N -m w2v_ext.train ...` trains with N
-processes."""
+YAML or JSON file (--config FILE); flags win over it, and it over what --continue-from was trained with. `torchrun
+--nproc-per-node N -m w2v_ext.train ...` trains with N processes."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig
     given, _ = finder.parse_known_args(arguments)
     models = typing.get_args(typing.get_type_hints(TrainConfig)["model"])
     model = {"model": given.model} if given.model in models else {}  # another one is an error of the parser below
-    if given.config:
-        base = TrainConfig.from_file(given.config, **model)
-    elif given.continue_from:
-        base = settings_of(given.continue_from)
-    else:
-        base = TrainConfig.from_dict(model)
+    settings = (read_settings(given.config) if given.config else {}) | model
+    old = given.continue_from or settings.get("continue_from")
+    below = settings_of(old).to_dict() if isinstance(old, str) and old else {}
+    base = TrainConfig.from_dict({**below, **settings}, f"config {given.config}")
     tyro = import_package("tyro", "tyro", "for the command line (from Python, w2v_ext.Trainer does without)")
     line = tyro.cli(
         tyro.conf.FlagCreatePairsOff[CommandLine],
@@ -148,7 +146,7 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _
     with first_of_each_machine():
         every_word = replace(config, min_count=1, max_vocab=None) if config.continue_from else config
         corpus = open_corpus(every_word, progress=rank() == 0)
-    corpus, start, began_with = prepare_start(corpus, config)
+    corpus, start = prepare_start(corpus, config)
     prepare_seconds = time.perf_counter() - started
     builtin = not config.corpus
     probes = config.probe_words or (list(BUILTIN_PROBES) if builtin else [])
@@ -158,8 +156,8 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _
         f"corpus: {corpus.num_tokens:,} words, {len(corpus.vocab):,} distinct"
         f"{' (generated; give --corpus FILE for your own)' if builtin else ''}, ready in {prepare_seconds:.2f} s"
     )
-    if began_with:
-        report.line(began_with)
+    if start is not None:
+        report.line(start.line(config))
     if trainer.method.prepared:
         report.line(trainer.method.prepared)
     if resume == "yes" or (resume == "auto" and trainer.resume_if_possible(directory)):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import TrainConfig
+from ..huffman import HuffmanTree
 
 
 class TrainingError(RuntimeError):
@@ -25,19 +26,23 @@ class Method:
     same bits.
 
     Attributes:
+        config: the settings it was made with.
         weights: what training moves, by name, updated in place; a checkpoint holds these. ``in_weight`` (V, D) is
             among them.
         length: positions of an epoch: ids of the corpus, or other things to learn from.
         device: where the weights are.
         constant_lr: whether the learning rate stays what it is, and does not fall linearly over the run.
         prepared: what was made of the corpus before training, in words, where that is worth a line.
+        tree: where the rows of ``out_weight`` are inner nodes, and not words, the tree that they are of.
     """
 
+    config: TrainConfig
     weights: dict[str, Tensor]
     length: int
     device: torch.device = torch.device("cpu")
     constant_lr: bool = False
     prepared: str = ""
+    tree: HuffmanTree | None = None
     sorted_tables: frozenset[str] = frozenset({"in_weight", "out_weight"})  # those whose rows go by frequency
     part: int | None = None  # positions to train at a time; None: as the clock says
     points: int = 50  # parts of a run, at least: of the curve of its loss

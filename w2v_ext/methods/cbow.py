@@ -53,8 +53,8 @@ class HierarchicalSoftmax(CorpusMethod):
     def __init__(self, corpus: Corpus, config: TrainConfig) -> None:
         super().__init__(corpus, config)
         self.weights["out_weight"] = padded_weight(*self.in_weight.shape)
-        tree = huffman_tree(corpus.vocab.counts)
-        self.path_start, self.path = torch.from_numpy(tree.start), torch.from_numpy(tree.steps)
+        self.tree = huffman_tree(corpus.vocab.counts)
+        self.path_start, self.path = torch.from_numpy(self.tree.start), torch.from_numpy(self.tree.steps)
 
     def steps_per_id(self) -> dict[str, np.ndarray]:
         """As the base class; a node is moved for each word below it."""

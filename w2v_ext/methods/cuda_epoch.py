@@ -144,7 +144,7 @@ class CudaEpoch(Method):
         hottest_output: float = 0.0,
         own_rows: bool = True,
     ) -> None:
-        self.device, self._config, self._host_ids = device, config, ids
+        self.device, self.config, self._host_ids = device, config, ids
         self._make_weights(in_weight)
         self.length = len(ids)
         self._alias, self._keep = alias.to(device), keep.to(device)
@@ -164,7 +164,7 @@ class CudaEpoch(Method):
         torch.cuda.current_stream(device).synchronize()  # train() may be called on another stream
 
     def _make_weights(self, in_weight: Tensor) -> None:
-        dtype = torch.bfloat16 if self._config.weight_dtype == "bfloat16" else torch.float32
+        dtype = torch.bfloat16 if self.config.weight_dtype == "bfloat16" else torch.float32
         self.in_weight, self.out_weight = (device_weight(*in_weight.shape, dtype, self.device) for _ in range(2))
         self.in_weight.copy_(in_weight)
         self.weights = {"in_weight": self.in_weight, "out_weight": self.out_weight}
@@ -207,7 +207,7 @@ class CudaEpoch(Method):
         }
 
     def _launch(self, ids: Tensor, first: int, epoch: int, begin: int, end: int) -> None:
-        config = self._config
+        config = self.config
         self._queue(
             ids,
             first=first,
@@ -227,7 +227,7 @@ class CudaEpoch(Method):
         """Call the operator, with ids that lie on the device; a model of its own has another."""
         ops.train_sgns_cuda_(
             *(self.in_weight, self.out_weight, self._sums, self._bad, ids, self._alias, self._keep),
-            negative=self._config.negative,
+            negative=self.config.negative,
             **settings,
         )
 

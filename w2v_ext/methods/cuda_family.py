@@ -35,7 +35,7 @@ class CudaCbow(CudaEpoch):
         )
 
     def _queue(self, ids: Tensor, **settings: float) -> None:
-        config = self._config
+        config = self.config
         family_ops.train_cbow_cuda_(
             *(self.in_weight, self.out_weight, self._sums, self._bad, ids, self._alias, self._keep),
             mean=config.cbow_mean,
@@ -49,13 +49,14 @@ class CudaTree(CudaCbow):
     """Skip-gram or CBOW with a Huffman tree: ``train_hs_cuda_``; ``out_weight`` has a row per inner node."""
 
     def __init__(self, device: torch.device, corpus: Corpus, config: TrainConfig) -> None:
-        tree = huffman_tree(corpus.vocab.counts)
-        self._path_start, self._path = (torch.from_numpy(part).to(device) for part in (tree.start, tree.steps))
-        self._longest = int(np.diff(tree.start).max())
+        self.tree = huffman_tree(corpus.vocab.counts)
+        parts = (self.tree.start, self.tree.steps)
+        self._path_start, self._path = (torch.from_numpy(part).to(device) for part in parts)
+        self._longest = int(np.diff(self.tree.start).max())
         super().__init__(device, corpus, config, hottest_output=1.0)  # the root is on every path
 
     def _queue(self, ids: Tensor, **settings: float) -> None:
-        config = self._config
+        config = self.config
         family_ops.train_hs_cuda_(
             *(self.in_weight, self.out_weight, self._sums, self._bad, ids, self._path_start, self._path, self._keep),
             longest=self._longest,
@@ -89,7 +90,7 @@ class CudaFastText(CudaEpoch, FastText):
         self.in_weight = self.weights["in_weight"]
 
     def _queue(self, ids: Tensor, hot_words: int, **settings: float) -> None:
-        config = self._config
+        config = self.config
         family_ops.train_subwords_cuda_(
             *(self.weights[name] for name in ("in_weight", "ngram_weight", "out_weight")),
             *(self._sums, self._bad),

@@ -13,6 +13,7 @@ from ..subwords import SubwordGroups, SubwordSettings, SubwordTable
 from ..tables import padded_weight
 from .skipgram import CorpusMethod
 
+_ROWS = 1 << 16  # that are copied at a time
 STRETCH = 512  # ids (and the sentence begun): how far apart words see what others with their n-grams have learnt
 
 
@@ -52,6 +53,32 @@ class FastText(CorpusMethod):
             self.weights[name].uniform_(-1, 1, generator=generator).mul_(factor)
         if corpus.vocab.num_specials:
             self.in_weight[0] = 0  # <PAD>
+
+    def begin_with(self, table: SubwordTable, words: np.ndarray, table_words: np.ndarray) -> None:
+        """Set rows to those of a trained table, in place; those that it lacks stay as they begin in any training.
+
+        A group's sum is then that of its known rows, and what is random of it becomes that of ``u`` rows in place of
+        ``m``, times sqrt(u / m).
+
+        Args:
+            table: (R, D) rows of words and n-grams, with n-grams hashed as here.
+            words, table_words: (S,) integers, the words that both have by their numbers here and in the table.
+        """
+        groups, rows, times = self.groups.rows_in(table, words, table_words)
+        number = self.groups.group_rows
+        unknown = number - np.bincount(groups, times, minlength=len(number))
+        factor = torch.from_numpy(np.sqrt(unknown / number).astype(np.float32))[:, None]
+        first = 0
+        for name in ("in_weight", "ngram_weight"):
+            weight = self.weights[name]
+            last = first + len(weight)
+            weight.mul_(factor[first:last].to(weight.device))
+            begin, end = np.searchsorted(groups, (first, last)).tolist()
+            for part in np.split(np.arange(begin, end), range(_ROWS, end - begin, _ROWS)):
+                values = torch.from_numpy(table.weight[rows[part]] * times[part, None].astype(np.float32))
+                to = torch.from_numpy(groups[part] - first)
+                weight.index_add_(0, to.to(weight.device), values.to(weight.device))
+            first = last
 
     def steps_per_id(self) -> dict[str, np.ndarray]:
         """As the base class; the row of a group is moved with each word that has it, by its share of the word."""
