@@ -7,8 +7,8 @@ A turn (see `w2v_ext.distributed`): each of R ranks trains on S words, then tier
 
     turn = max(compute, network) + (1 - overlap) * min(compute, network) + memory
 
-compute = S / rate; network = bytes sent / link + steps * latency; memory = PASSES passes over the rows exchanged. On
-a machine whose cores all train, nothing runs beside the training (overlap 0) and network and memory are one measured
+compute = S / rate; network = bytes sent / link + steps * latency; memory = bytes read and written
+for each number exchanged / bandwidth. On a machine whose cores all train, nothing runs beside the training (overlap 0) and network and memory are one measured
 time: `measure` takes it from exchanges between ranks that do not train, and adds it to the rate of one rank alone.
 
 The model knows nothing of quality. Staleness, the words that all ranks train on between two exchanges of a row, was
@@ -27,7 +27,6 @@ from pathlib import Path
 
 from w2v_ext.distributed import FIRST_TIER, GATHERED, LONGEST_PERIOD, PERIOD_GROWTH, TIER_GROWTH
 
-PASSES = 10  # floats read or written for each that is exchanged: rows, base, delta, sum
 TRIED_VOCAB = 49_192
 MOST_STALE = 2 * 43_516 * 64 / TRIED_VOCAB  # words between two exchanges of the rarest rows, per row of a table
 
@@ -43,6 +42,7 @@ class Machine:
     link: float  # bytes per second that a rank sends
     latency: float  # seconds per step of an exchange
     overlap: float  # share of an exchange that runs beside the training
+    fused: bool = False  # rows are given and taken by the CPU's kernels, one pass each, from memory in common
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,41 @@ def sent_bytes(floats: float, ranks: int) -> float:
     return 4 * floats * 2 * (ranks - 1) / ranks
 
 
+def touched_bytes(ranks: int, fused: bool) -> int:
+    """Bytes read and written for each number of an exchange, by `w2v_ext.exchange`, one operation after the other."""
+    if fused and ranks <= GATHERED:
+        return 10 + 16 + 2 * ranks  # give_rows_: rows, base, move; take_rows_: rows and base twice, everybody's moves
+    give, add = 12, 12 + 10 + 12  # rows - base; base +=, move - given, rows +=
+    if ranks > GATHERED:
+        return give + 8 + 8 + 4 + 12 + add + 2  # two copies, lengths; shortening; given is float32 here
+    shorten = 2 * ranks + 12 if ranks > 2 else 0
+    return give + 6 + 6 * ranks + 4 * ranks + 4 + shorten + add  # to bfloat16; everybody's to float32, their sum
+
+
+def copies(ranks: int, fused: bool) -> float:
+    """Memory of a rank at its fullest, in float32 copies of both tables: they, their base, what an exchange needs.
+
+    On one machine with memory in common (`fused`) the ranks share two bfloat16 buffers for each of them. Elsewhere
+    GatheredRows and SummedRows make float32 temporaries of a piece, and on GPUs a piece is up to a whole table.
+    """
+    if ranks == 1:
+        return 1
+    if ranks > GATHERED:
+        return 2 + 2 + 0.5  # given and the sum; move - given
+    if fused:
+        return 2 + 1
+    return 2 + 0.5 * ranks + 0.5 * (ranks + 1)  # bfloat16 from each; moves.float() and its sum
+
+
 def predict(machine: Machine, run: Run, ranks: int, sync_every: float) -> Prediction:
     """What a run takes on so many ranks, each with `sync_every` words between two exchanges."""
     floats = floats_per_turn(run) if ranks > 1 else 0.0
     rate = machine.words_per_second * 100 / run.dim  # arithmetic and memory traffic both go with dim
     compute, sent = sync_every / rate, sent_bytes(floats, ranks)
     network = sent / machine.link + (2 * (ranks - 1) * machine.latency if ranks > 1 else 0)
-    memory = PASSES * 4 * floats / machine.memory_bandwidth
+    memory = touched_bytes(ranks, machine.fused) * floats / machine.memory_bandwidth
     turn = max(compute, network) + (1 - machine.overlap) * min(compute, network) + memory
     words_per_second = ranks * sync_every / turn
-    copies = 1 if ranks == 1 else 2 + (0.5 * (ranks + 1) if ranks <= GATHERED else 2)  # see distributed.Ranks
     return Prediction(
         compute=compute,
         network=network,
@@ -115,7 +140,7 @@ def predict(machine: Machine, run: Run, ranks: int, sync_every: float) -> Predic
         efficiency=words_per_second / (ranks * rate),
         bytes_per_word=sent / sync_every,
         hours=run.words * run.epochs / words_per_second / 3600,
-        table_bytes=copies * 2 * 4 * run.dim * run.vocab,
+        table_bytes=copies(ranks, machine.fused) * 2 * 4 * run.dim * run.vocab,
     )
 
 

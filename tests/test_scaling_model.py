@@ -25,13 +25,23 @@ def test_a_turn_by_hand():
     p = model.predict(MACHINE, run, 2, 10_000)
     assert p.compute == pytest.approx(0.01)
     assert p.network == pytest.approx(2 * 51_200 / 1e9)
-    assert p.memory == pytest.approx(10 * 4 * 51_200 / 4e9)
-    assert p.turn == pytest.approx(0.01 + 0.0001024 + 0.000512)
+    assert p.memory == pytest.approx(76 * 51_200 / 4e9)
+    assert p.turn == pytest.approx(0.01 + 0.0001024 + 0.0009728)
     assert p.words_per_second == pytest.approx(20_000 / p.turn)
     assert p.bytes_per_word == pytest.approx(10.24)
     overlapped = model.predict(replace(MACHINE, overlap=1.0), run, 2, 10_000)
-    assert overlapped.turn == pytest.approx(0.01 + 0.000512)
+    assert overlapped.turn == pytest.approx(0.01 + 0.0009728)
     assert model.predict(MACHINE, run, 1, 10_000).efficiency == pytest.approx(1)
+
+
+def test_bytes_touched_by_hand():
+    assert [model.touched_bytes(ranks, fused=True) for ranks in (2, 4)] == [30, 34]
+    assert [model.touched_bytes(ranks, fused=False) for ranks in (2, 4, 8)] == [76, 116, 80]
+
+
+def test_copies_by_hand():
+    assert [model.copies(ranks, fused=True) for ranks in (1, 2, 4)] == [1, 3, 3]
+    assert [model.copies(ranks, fused=False) for ranks in (1, 2, 4, 8)] == [1, 4.5, 6.5, 4.5]
 
 
 def test_beyond_a_few_ranks_bytes_are_a_rings():
