@@ -23,6 +23,7 @@ from . import _text
 from .command_line import progress_bar, run_command
 from .corpus import Corpus, CorpusOptions, prepare_corpus
 from .files import cache_directory, write_files
+from .reporting import Report
 
 DESCRIPTION = """Join words that belong together: "in new york city" becomes "in new_york city", or "in new_york_city"
 with --passes 2. OUT is a text, one line for each line of CORPUS that is not empty; the best phrases are shown."""
@@ -319,7 +320,8 @@ def run(line: CommandLine) -> None:
             line.corpus, corpus_options, cache_dir=line.cache_dir, threads=min(threads, 16), progress=progress
         )
     seconds = time.perf_counter() - started
-    print(f"corpus: {corpus.num_tokens:,} words, {len(corpus.vocab):,} distinct, ready in {seconds:.2f} s")
+    report = Report(sys.stdout)  # the text is not written yet
+    report.line(f"corpus: {corpus.num_tokens:,} words, {len(corpus.vocab):,} distinct, ready in {seconds:.2f} s")
     folder = cache_directory(line.cache_dir, "phrases")
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -331,7 +333,7 @@ def run(line: CommandLine) -> None:
             threads=threads,
             memory=int(line.memory * 2**30),
             directory=folder,
-            on_pass=lambda one: print(f"{len(one.phrases):,} phrases of {one.distinct_pairs:,} pairs of words"),
+            on_pass=lambda one: report.line(f"{len(one.phrases):,} phrases of {one.distinct_pairs:,} pairs of words"),
             progress=progress,
         )
     if line.table:
