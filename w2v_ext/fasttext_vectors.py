@@ -98,10 +98,8 @@ class FastTextVectors(KeyedVectors):
 
     @classmethod
     def _load_bin(cls, path: Path) -> FastTextVectors:
-        model = fasttext.load_fasttext_bin(path)
+        model = fasttext.load_fasttext_bin(path, supervised=False)
         kind, settings = model.settings["model"], model.settings
-        if kind == "supervised":
-            raise FormatError(f"{path}: a supervised model (a classifier), expected vectors of words")
         if settings["maxn"] == 0:
             raise FormatError(f"{path}: a model without n-grams (maxn is 0); KeyedVectors.load reads it")
         size, buckets = len(model.words), int(settings["bucket"])
