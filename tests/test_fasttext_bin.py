@@ -10,6 +10,7 @@ import pytest
 from w2v_ext import FastTextVectors, KeyedVectors, convert, formats
 from w2v_ext.files import FormatError
 from w2v_ext.formats import load_vectors, save_vectors, sniff
+from w2v_ext.formats.fasttext_write import write_fasttext_model
 
 
 def same_bits(a, b):
@@ -40,7 +41,7 @@ def fasttext_models(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["subwords", "short", "whole", "supervised"])
-def test_fasttext_bin(fasttext_models, name):
+def test_fasttext_bin(fasttext_models, name, tmp_path):
     path, theirs = fasttext_models[name]
     assert sniff(path).name == "fasttext-bin"
     model = formats.load_fasttext_bin(path)
@@ -59,6 +60,8 @@ def test_fasttext_bin(fasttext_models, name):
     assert model.labels == (theirs.get_labels() if name == "supervised" else [])
     assert same_bits(model.in_weight, theirs.get_input_matrix())
     assert same_bits(model.out_weight, theirs.get_output_matrix())
+    write_fasttext_model(tmp_path / "again.bin", model)
+    assert (tmp_path / "again.bin").read_bytes() == path.read_bytes()
     for word in ["unseen", "naïveté", "词", "q", "", "</s>", "w1ord"]:
         assert same_bits(model.vector(word), theirs.get_word_vector(word)), word
         rows, ends = model.subword_rows([word, "x"])

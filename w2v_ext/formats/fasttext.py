@@ -22,7 +22,7 @@ from .table import PathLike, VectorTable, first_not_finite
 
 MAGIC = struct.pack("<i", 793712314)
 _VERSIONS = (11, 12)
-_SETTINGS = (
+SETTINGS = (
     "dim",
     "ws",
     "epoch",
@@ -36,8 +36,8 @@ _SETTINGS = (
     "maxn",
     "lr_update_rate",
 )
-_MODELS = {1: "cbow", 2: "skipgram", 3: "supervised"}
-_LOSSES = {1: "hs", 2: "ns", 3: "softmax", 4: "ova"}
+MODELS = {1: "cbow", 2: "skipgram", 3: "supervised"}
+LOSSES = {1: "hs", 2: "ns", 3: "softmax", 4: "ova"}
 _MAX_WORD_BYTES = 1 << 16
 _MAX_N = 64  # longest subword: with _MAX_WORD_BYTES it bounds the memory that one word can ask for
 _BLOCK_SUBWORDS = 1 << 20  # looked up at a time
@@ -172,7 +172,7 @@ class _Reader:
         return FastTextModel(words, counts, labels, label_counts, in_weight, out_weight, settings, tokens)
 
     def _read_settings(self, version: int) -> dict[str, int | float | str]:
-        settings = dict(zip(_SETTINGS, self._numbers("12i", "the settings"), strict=True))
+        settings = dict(zip(SETTINGS, self._numbers("12i", "the settings"), strict=True))
         (settings["t"],) = self._numbers("d", "the settings")
         for name, least, most in (
             ("dim", 1, 1 << 20),
@@ -182,7 +182,7 @@ class _Reader:
         ):
             if not least <= settings[name] <= most:
                 raise self._fail(f"the setting {name} is {settings[name]}, expected {least} to {most}")
-        for name, names in (("model", _MODELS), ("loss", _LOSSES)):
+        for name, names in (("model", MODELS), ("loss", LOSSES)):
             if settings[name] not in names:
                 raise self._fail(f"the setting {name} is {settings[name]}, expected one of {sorted(names)}")
             settings[name] = names[settings[name]]
