@@ -33,6 +33,14 @@ SETTINGS_OF_THE_MACHINE = (
 )
 """Settings that may change between a run and its resumption; all others shape the result."""
 
+MODELS_OF_A_SETTING: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("cbow_mean", "cbow_divide_gradient"), ("cbow",)),
+    **dict.fromkeys(("min_n", "max_n", "buckets"), ("fasttext", "fasttext-cbow")),
+    **dict.fromkeys(("x_max", "alpha", "vectors"), ("glove",)),
+    **dict.fromkeys(("sample", "noise_power"), ("skipgram", "cbow", "fasttext", "fasttext-cbow")),
+}
+"""Settings that not every model uses: with another model they must have their defaults, as saved files do."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -62,7 +70,8 @@ class TrainConfig:
     """How the probability of a word is learnt: negative sampling, hierarchical softmax, or the full softmax (for small
     vocabularies)."""
     cbow_mean: bool = False
-    """CBOW predicts from the mean of the contexts, as word2vec does, or else from their sum."""
+    """CBOW predicts from the mean of the contexts, as word2vec does, or else from their sum. (fasttext-cbow: always
+    from the mean, as fastText does.)"""
     cbow_divide_gradient: bool = False
     """CBOW gives each context the gradient divided by the number of contexts, or else whole. Exact is whole for the sum
     and divided for the mean (which wants --lr 0.075); word2vec takes the mean and gives it whole."""
@@ -181,6 +190,11 @@ class TrainConfig:
         for name in ("lowercase", "cbow_mean", "cbow_divide_gradient"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: expected true or false, got {getattr(self, name)!r}")
+        for name, models in MODELS_OF_A_SETTING.items():
+            value = getattr(self, name)
+            if self.model not in models and value != getattr(TrainConfig, name):
+                known = " or ".join(filter(None, (", ".join(models[:-1]), models[-1])))
+                raise ValueError(f"{name}: only for model = {known}, got {value!r} with {self.model!r}")
         if self.reproducible and self.device == "cuda":
             raise ValueError(f"device: expected cpu or auto with reproducible = {self.reproducible}, got 'cuda'")
 
