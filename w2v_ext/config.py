@@ -78,15 +78,17 @@ class TrainConfig:
     dim: int = 100
     """Dimension of the vectors."""
     window: int = 5
-    """Largest distance between centre and context; the actual one is drawn from 1 to this for every centre."""
+    """Largest distance between centre and context; the actual one is drawn from 1 to this for every centre. (glove: all
+    up to this, a pair at distance d counts 1 / d.)"""
     negative: int = 5
-    """Negative samples per centre, shared by its contexts and with a neighbouring centre."""
+    """Negative samples per centre, shared by its contexts and with a neighbouring centre. (fasttext: per context;
+    fasttext-cbow: of each centre's own.)"""
     epochs: int = 5
     """Passes over the corpus."""
     sample: float = 1e-3
     """Subsampling threshold: words more frequent than this are thinned out; 0 keeps all."""
     lr: float = 0.025
-    """Learning rate at the start; falls linearly to a 10,000th of it."""
+    """Learning rate at the start; falls linearly to a 10,000th of it. (glove: stays, under AdaGrad.)"""
     noise_power: float = 0.75
     """Negatives are drawn in proportion to count to this power."""
     min_n: int = 3

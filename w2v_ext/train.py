@@ -27,7 +27,8 @@ from .reporting import Report
 from .synthetic import BUILTIN_PROBE_PAIRS, BUILTIN_PROBES, builtin_corpus_path
 from .trainer import Interrupted, Trainer, TrainingError
 
-DESCRIPTION = """Train word vectors: skip-gram with negative sampling, on all cores or on a GPU.
+DESCRIPTION = """Train word vectors: skip-gram, CBOW, fastText's models of n-grams or GloVe, with negative sampling,
+hierarchical or full softmax, on all cores or on a GPU.
 
 DIR receives model.safetensors, vocab.tsv, config.json, metrics.json and history.json. Without --corpus a small corpus
 with planted meaning is generated, learnt in seconds, and its nearest neighbours are shown. Settings can also stand in a
