@@ -52,6 +52,42 @@ def test_other_settings(settings, message):
         TrainConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"model": "fasttext-cbow", "cbow_mean": True},
+            "cbow_mean: only for model = cbow, got True with 'fasttext-cbow'",
+        ),
+        ({"cbow_divide_gradient": True}, "cbow_divide_gradient: only for model = cbow, got True with 'skipgram'"),
+        ({"min_n": 2}, "min_n: only for model = fasttext or fasttext-cbow, got 2 with 'skipgram'"),
+        ({"model": "cbow", "max_n": 7}, "max_n: only for model = fasttext or fasttext-cbow, got 7 with 'cbow'"),
+        ({"model": "glove", "buckets": 5}, "buckets: only for model = fasttext or fasttext-cbow, got 5 with 'glove'"),
+        ({"x_max": 100}, "x_max: only for model = glove, got 100 with 'skipgram'"),
+        ({"alpha": 1.0}, "alpha: only for model = glove, got 1.0 with 'skipgram'"),
+        ({"model": "fasttext", "vectors": "in"}, "vectors: only for model = glove, got 'in' with 'fasttext'"),
+        ({"model": "glove", "sample": 0}, "sample: only for model = skipgram, cbow, fasttext or fasttext-cbow, got 0"),
+        ({"model": "glove", "noise_power": 0.5}, "noise_power: only for model = skipgram, cbow, .* 0.5 with 'glove'"),
+    ],
+)
+def test_settings_that_the_model_does_not_use(settings, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        TrainConfig.for_model(**{"model": "skipgram", **settings})
+
+
+@pytest.mark.parametrize("model", ["skipgram", "cbow", "fasttext", "fasttext-cbow", "glove"])
+def test_saved_settings_can_be_read_again(model):
+    config = TrainConfig.for_model(model)
+    assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+def test_flags_that_the_model_does_not_use(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments(["--model", "fasttext-cbow", "--cbow-mean"])
+    assert stop.value.code == 2
+    assert "cbow_mean: only for model = cbow" in capsys.readouterr().err
+
+
 def test_probe_words_may_be_a_list():
     assert TrainConfig(probe=["king", "queen"]).probe_words == ["king", "queen"]
 

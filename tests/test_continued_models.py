@@ -9,7 +9,7 @@ from w2v_ext.continued import Start, merge_corpus
 from w2v_ext.formats.table import VectorTable
 from w2v_ext.methods import _on_cuda
 from w2v_ext.model_files import ModelFiles, load_model
-from w2v_ext.old_model import OF_WORDS
+from w2v_ext.old_model import OF_NGRAMS, OF_WORDS
 
 KINDS = [[first + second + "x" for second in "efgh"] for first in "abc"]  # of words, that stand together
 SENTENCES = [["b", "new", "b", "rare", "c"], ["rare"], ["new", "b", "c", "new", "d"]] * 4
@@ -136,19 +136,17 @@ def test_the_command_sets_and_locks_no_rows_that_words_share(text, capsys, flag)
     ],
 )
 def test_the_loss_goes_on_where_it_was(text, model, loss, device, request):
-    make = on(device, request)
+    make = on(device, request)  # of the passes that measure
     settings = {
         "model": model,
         "loss": loss,
         "epochs": 20,
         "lr": 0.02,
-        "cbow_mean": True,
-        "min_n": 2,
-        "max_n": 3,
-        "buckets": 20,
+        "cbow_mean": model == "cbow",
+        **({"min_n": 2, "max_n": 3, "buckets": 20} if model in OF_NGRAMS else {}),
     }
     corpus = corpus_of(text)
-    first = make(corpus, config(**settings)).fit()
+    first = Trainer(corpus, config(**settings)).fit()
     old = model_of(first)
     again = merge_corpus(corpus, old.words, old.counts)
     assert again.vocab.words == corpus.vocab.words

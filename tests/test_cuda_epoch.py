@@ -195,7 +195,7 @@ OTHERS = [
     ({"model": "cbow", "loss": "hs"}, "CudaTree"),
     ({"model": "fasttext"}, "CudaFastText"),
     ({"model": "fasttext-cbow"}, "CudaFastText"),
-    ({"model": "glove"}, "CudaGlove"),
+    ({"model": "glove", "sample": TrainConfig.sample}, "CudaGlove"),  # it uses none
 ]
 
 

@@ -1,13 +1,16 @@
 """fastText's binary models: the words' vectors are fastText's own, bit by bit; a damaged file is refused."""
 
+import gzip
+import re
 import struct
 
 import numpy as np
 import pytest
 
-from w2v_ext import formats
+from w2v_ext import FastTextVectors, KeyedVectors, convert, formats
 from w2v_ext.files import FormatError
 from w2v_ext.formats import load_vectors, save_vectors, sniff
+from w2v_ext.formats.fasttext_write import write_fasttext_model
 
 
 def same_bits(a, b):
@@ -38,22 +41,27 @@ def fasttext_models(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["subwords", "short", "whole", "supervised"])
-def test_fasttext_bin(fasttext_models, name):
+def test_fasttext_bin(fasttext_models, name, tmp_path):
     path, theirs = fasttext_models[name]
     assert sniff(path).name == "fasttext-bin"
-    table = load_vectors(path)
-    words, counts = theirs.get_words(include_freq=True)
-    assert table.words == words and table.counts.tolist() == counts.tolist()
-    assert same_bits(table.vectors, np.stack([theirs.get_word_vector(word) for word in words]))
-    assert same_bits(load_vectors(path, limit=3).vectors, table.vectors[:3])
-
     model = formats.load_fasttext_bin(path)
+    words, counts = theirs.get_words(include_freq=True)
+    assert model.words == words and model.counts.tolist() == counts.tolist()
+    vectors = np.stack([theirs.get_word_vector(word) for word in words])
+    assert same_bits(model.word_vectors(), vectors)
+    if name != "supervised":
+        table = load_vectors(path)
+        assert table.words == words and table.counts.tolist() == counts.tolist()
+        assert same_bits(table.vectors, vectors)
+        assert same_bits(load_vectors(path, limit=3).vectors, vectors[:3])
     assert model.settings["dim"] == 10 and model.settings["model"] == {"short": "cbow", "supervised": name}.get(
         name, "skipgram"
     )
     assert model.labels == (theirs.get_labels() if name == "supervised" else [])
     assert same_bits(model.in_weight, theirs.get_input_matrix())
     assert same_bits(model.out_weight, theirs.get_output_matrix())
+    write_fasttext_model(tmp_path / "again.bin", model)
+    assert (tmp_path / "again.bin").read_bytes() == path.read_bytes()
     for word in ["unseen", "naïveté", "词", "q", "", "</s>", "w1ord"]:
         assert same_bits(model.vector(word), theirs.get_word_vector(word)), word
         rows, ends = model.subword_rows([word, "x"])
@@ -83,10 +91,12 @@ def test_fasttext_reads_what_we_write(tmp_path, fasttext_models):
         assert same_bits(model.get_word_vector(word), vector)
 
 
-def small_model(dim=2, words=(b"a", b"b"), buckets=3, version=12, quantised=0, rows=None, maxn=3, kind=0, end=b""):
+def small_model(
+    dim=2, words=(b"a", b"b"), buckets=3, version=12, quantised=0, rows=None, maxn=3, kind=0, end=b"", model=2
+):
     """The bytes of a fastText model, written by hand."""
     data = struct.pack("<2i", 793712314, version) + struct.pack(
-        "<12id", dim, 5, 1, 1, 5, 1, 2, 2, buckets, 2, maxn, 100, 0.1
+        "<12id", dim, 5, 1, 1, 5, 1, 2, model, buckets, 2, maxn, 100, 0.1
     )
     data += struct.pack("<3i2q", len(words), len(words), 0, 9, -1)
     data += b"".join(word + b"\0" + struct.pack("<qb", 7, kind) for word in words)
@@ -104,6 +114,19 @@ def test_fasttext_bin_by_hand(tmp_path):
     rows, _ = model.subword_rows(["a"])  # itself, "<a", "<a>", "a>"
     assert rows[0] == 0 and len(rows) == 4
     assert table.vectors[0].tolist() == pytest.approx(model.in_weight[rows].mean(0).tolist())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_classifiers_are_no_word_vectors(tmp_path, packed, capsys):
+    path, data = tmp_path / "s.bin", small_model(model=3)
+    path.write_bytes(gzip.compress(data) if packed else data)
+    assert formats.load_fasttext_bin(path).settings["model"] == "supervised"
+    message = r"s.bin: a supervised model \(a classifier\), expected vectors of words; python -m w2v_ext.classify and "
+    for load in (load_vectors, KeyedVectors.load, FastTextVectors.load):
+        with pytest.raises(FormatError, match=message):
+            load(path)
+    assert convert.main([str(path), str(tmp_path / "v.txt")]) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

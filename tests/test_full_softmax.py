@@ -25,7 +25,9 @@ def softmax_method(model="skipgram", mean=True, divide=False, sentences=40, seed
     rng = np.random.default_rng(seed)
     probability = 1.0 / np.arange(1, 41)
     walks = [rng.choice(40, n, p=probability / probability.sum()) for n in rng.integers(1, 60, sentences)]
-    settings = {"model": model, "loss": "softmax", "cbow_mean": mean, "cbow_divide_gradient": divide, "dim": 20}
+    settings = {"model": model, "loss": "softmax", "dim": 20}
+    if model == "cbow":
+        settings |= {"cbow_mean": mean, "cbow_divide_gradient": divide}
     settings |= {"window": 4, "sample": 0.05, "lr": 0.05, "epochs": 2, "threads": 1, "seed": seed}
     method = Trainer(corpus_from_sequences(walks), TrainConfig(**settings | more)).method
     for weight in method.weights.values():

@@ -28,7 +28,7 @@ MODELS = {  # (full softmax works with PyTorch's threads)
     "cbow-hs": {"model": "cbow", "loss": "hs"},
     "fasttext": {"model": "fasttext", "lr": 0.005, "buckets": 500, "min_n": 1, "max_n": 2},
     "fasttext-cbow": {"model": "fasttext-cbow", "buckets": 500, "min_n": 1, "max_n": 2},
-    "glove": {"model": "glove"},
+    "glove": {"model": "glove", "sample": w2v_ext.TrainConfig.sample},  # it uses none
 }
 
 

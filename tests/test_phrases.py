@@ -85,6 +85,50 @@ def test_scores_phrases_and_text_are_gensims(text, options, tmp_path):
     assert scores == sorted(scores, reverse=True)
 
 
+def word2phrase(lines, threshold, min_count):
+    """One pass of word2vec's program: the lines, and the scores of the pairs that were joined."""
+    counts = collections.Counter(word for line in lines for word in line)
+    pairs = collections.Counter(pair for line in lines for pair in zip(line, line[1:], strict=False))
+    all_words = sum(len(line) for line in lines)
+    joined, scores = [], {}
+    for line in lines:
+        text, before = "", None  # before: the word, if it may still be joined
+        for word in line:
+            score = 0.0
+            if before is not None and min(counts[before], counts[word], pairs[before, word]) >= min_count:
+                score = (pairs[before, word] - min_count) / (counts[before] * counts[word]) * all_words
+            if score > threshold:
+                scores[f"{before}_{word}"] = score
+                text, before = f"{text}_{word}", None
+            else:
+                text, before = f"{text} {word}", word
+        joined.append(text.split())
+    return joined, scores
+
+
+@pytest.mark.parametrize(("threshold", "min_count", "passes"), [(100.0, 5, 1), (3.0, 1, 1), (20.0, 10, 2)])
+def test_word2phrase_is_word2vecs(text, tmp_path, threshold, min_count, passes):
+    path, expected = text
+    scores = {}
+    for _ in range(passes):
+        expected, found = word2phrase(expected, threshold, min_count)
+        scores |= found
+    assert scores
+    options = PhraseOptions(threshold, min_count, "word2phrase", passes)
+    out = tmp_path / "out.txt"
+    with prepare_corpus(path, CorpusOptions(min_count=1), cache_dir=tmp_path) as corpus:
+        found = join_corpus(corpus, out, options, threads=2, directory=tmp_path)
+    assert out.read_text() == "".join(" ".join(line) + "\n" for line in expected)
+    assert scores.keys() <= {phrase.text for phrase in found}  # a phrase may always lose its word to another one
+    for phrase in found:
+        assert phrase.text not in scores or phrase.score == pytest.approx(scores[phrase.text], rel=1e-12)
+    arguments = ["--corpus", str(path), "--out", str(tmp_path / "by-command"), "--cache-dir", str(tmp_path)]
+    arguments += ["--scoring", "word2phrase", "--min-count", str(min_count), "--passes", str(passes)]
+    arguments += [] if threshold == 100 else ["--threshold", str(threshold)]
+    assert phrases.main(arguments) == 0
+    assert (tmp_path / "by-command").read_bytes() == out.read_bytes()
+
+
 def count_pairs(ids):
     pairs = zip(ids.tolist(), ids[1:].tolist(), strict=False)
     return collections.Counter((a, b) for a, b in pairs if a >= 0 and b >= 0)
@@ -180,8 +224,9 @@ def test_the_command(text, tmp_path, capsys):
     ("change", "message"),
     [
         ({"threshold": 0.0}, "threshold: expected a number > 0, got 0.0"),
+        ({"threshold": -1.0, "scoring": "word2phrase"}, "threshold: expected a number > 0, got -1.0"),
         ({"threshold": 1.5, "scoring": "npmi"}, "threshold: expected a number from -1 to 1 with npmi, got 1.5"),
-        ({"scoring": "pmi"}, "scoring: expected one of default, npmi, got 'pmi'"),
+        ({"scoring": "pmi"}, "scoring: expected one of default, word2phrase, npmi, got 'pmi'"),
         ({"min_count": 0}, "min_count: expected an integer from 1 to .*, got 0"),
         ({"passes": 0}, "passes: expected an integer from 1 to 16, got 0"),
         ({"delimiter": " "}, "delimiter: expected characters other than white space, got ' '"),

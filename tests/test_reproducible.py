@@ -25,7 +25,7 @@ MODELS = {
     "softmax": {"loss": "softmax"},
     "fasttext": {"model": "fasttext", "buckets": 1000},
     "fasttext-cbow": {"model": "fasttext-cbow", "buckets": 1000},
-    "glove": {"model": "glove", "window": 3},
+    "glove": {"model": "glove", "window": 3, "sample": TrainConfig.sample},  # it uses none
 }
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 

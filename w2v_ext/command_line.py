@@ -16,6 +16,7 @@ from . import formats
 from .formats.streams import Progress
 from .formats.table import VectorTable
 from .keyedvectors import KeyedVectors
+from .reporting import Report, discard
 
 
 @contextlib.contextmanager
@@ -70,11 +71,13 @@ def run_command(action: Callable[[], object]) -> int:
     """
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: tqdm.write(f"note: {message}", file=sys.stderr)
+            notes = Report(sys.stderr)
+            warnings.showwarning = lambda message, *_: notes.line(f"note: {message}")
             action()
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the lines has seen enough; what was to be written is
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:  # it is where standard output is closed
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the lines has seen enough; what was to be written is: see `Report`
+        discard(sys.stdout)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130

@@ -33,6 +33,14 @@ SETTINGS_OF_THE_MACHINE = (
 )
 """Settings that may change between a run and its resumption; all others shape the result."""
 
+MODELS_OF_A_SETTING: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("cbow_mean", "cbow_divide_gradient"), ("cbow",)),
+    **dict.fromkeys(("min_n", "max_n", "buckets"), ("fasttext", "fasttext-cbow")),
+    **dict.fromkeys(("x_max", "alpha", "vectors"), ("glove",)),
+    **dict.fromkeys(("sample", "noise_power"), ("skipgram", "cbow", "fasttext", "fasttext-cbow")),
+}
+"""Settings that not every model uses: with another model they must have their defaults, as saved files do."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -62,25 +70,29 @@ class TrainConfig:
     """How the probability of a word is learnt: negative sampling, hierarchical softmax, or the full softmax (for small
     vocabularies)."""
     cbow_mean: bool = False
-    """CBOW predicts from the mean of the contexts, as word2vec does, or else from their sum."""
+    """CBOW predicts from the mean of the contexts, as word2vec does, or else from their sum. (fasttext-cbow: always
+    from the mean, as fastText does.)"""
     cbow_divide_gradient: bool = False
     """CBOW gives each context the gradient divided by the number of contexts, or else whole. Exact is whole for the sum
     and divided for the mean (which wants --lr 0.075); word2vec takes the mean and gives it whole."""
     dim: int = 100
     """Dimension of the vectors."""
     window: int = 5
-    """Largest distance between centre and context; the actual one is drawn from 1 to this for every centre."""
+    """Largest distance between centre and context; the actual one is drawn from 1 to this for every centre. (glove: all
+    up to this, a pair at distance d counts 1 / d.)"""
     negative: int = 5
-    """Negative samples per centre, shared by its contexts and with a neighbouring centre."""
+    """Negative samples per centre, shared by its contexts and with a neighbouring centre. (fasttext: per context;
+    fasttext-cbow: of each centre's own.)"""
     epochs: int = 5
     """Passes over the corpus."""
     sample: float = 1e-3
     """Subsampling threshold: words more frequent than this are thinned out; 0 keeps all."""
     lr: float = 0.025
-    """Learning rate at the start; falls linearly to a 10,000th of it."""
+    """Learning rate at the start; falls linearly to a 10,000th of it. (glove: stays, under AdaGrad.)"""
     optimizer: Literal["sgd", "adagrad", "rowwise-adagrad", "adam"] = "sgd"
     """How rows are stepped (skipgram and cbow with ns): plain SGD in one fused kernel, or a batch at a time, many times
-    slower, by momentum, AdaGrad or Adam; the next four settings ask for batches too. Adam wants --lr 0.005."""
+    slower, by momentum, AdaGrad or Adam; the next four settings ask for batches too. rowwise-adagrad wants --lr 0.1,
+    adagrad 0.05, adam 0.005."""
     momentum: float = 0.0
     """Of sgd, in [0, 1)."""
     weight_decay: float = 0.0
@@ -204,6 +216,11 @@ class TrainConfig:
         for name in ("lowercase", "cbow_mean", "cbow_divide_gradient"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: expected true or false, got {getattr(self, name)!r}")
+        for name, models in MODELS_OF_A_SETTING.items():
+            value = getattr(self, name)
+            if self.model not in models and value != getattr(TrainConfig, name):
+                known = " or ".join(filter(None, (", ".join(models[:-1]), models[-1])))
+                raise ValueError(f"{name}: only for model = {known}, got {value!r} with {self.model!r}")
         if self.reproducible and self.device == "cuda":
             raise ValueError(f"device: expected cpu or auto with reproducible = {self.reproducible}, got 'cuda'")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,14 +17,19 @@ from . import formats
 from .command_line import progress_bar, read_table, run_command
 from .embeddings import limit_norms
 from .fasttext_vectors import FastTextVectors, has_subwords
+from .formats.fasttext_write import write_fasttext_model
 from .formats.registry import FORMATS, format_for_writing
 from .json_values import json_text
+from .reporting import Report
+
+_WITH_NGRAMS = ("model", "fasttext-bin")
 
 DESCRIPTION = """Convert vectors from one format to another.
 
 The format of SRC is told by what is in it, that of DST by its suffix (none: a model directory); --from and --to name
-them otherwise. Text and binary rows may be compressed (.gz, .xz, .zst). A fasttext-bin has the n-grams of a model that
-has any, unless --limit, --max-norm or --replace-space change the words. Formats:
+them otherwise. Text, binary rows and fastText's .bin may be compressed (.gz, .xz, .zst). A model directory and a
+fasttext-bin have the n-grams of a SRC that has any, unless --limit, --max-norm or --replace-space change the words; a
+note says where they are left out. Formats:
 
 """ + "\n".join(f"  {f.name}: {f.about}" for f in FORMATS.values())
 
@@ -77,6 +83,24 @@ def check_destination(src: Path, dst: Path, *, is_directory: bool, force: bool) 
         raise ValueError(f"dst: {dst} is there already; --force overwrites it")
 
 
+def _whole_model(src: str, source: str, target: str, words: list[str]) -> Callable[[Path], object] | None:
+    """What writes a model with all that it has besides words and vectors; None where the formats have no more.
+
+    Args:
+        src: path of the model.
+        source, target: names of the formats.
+        words: as they were read; if the model has others, they are what is wanted.
+    """
+    if source == target == "fasttext-bin":
+        model = formats.load_fasttext_bin(src)
+        return partial(write_fasttext_model, model=model) if model.words == words else None
+    if source in _WITH_NGRAMS and target in _WITH_NGRAMS and has_subwords(src):
+        vectors = FastTextVectors.load(src)
+        write = vectors.save_fasttext_bin if target == "fasttext-bin" else vectors.save
+        return write if vectors.index_to_key == words else None
+    return None
+
+
 def run(line: CommandLine) -> None:
     """Convert, as the command line does."""
     dst = Path(line.dst)
@@ -96,7 +120,10 @@ def run(line: CommandLine) -> None:
     read = time.perf_counter()
     words, vectors, counts = table
     changed = line.limit is not None or line.replace_space is not None or line.max_norm is not None
-    with_ngrams = chosen.name == "fasttext-bin" and not changed and has_subwords(line.src)
+    whole = None if changed else _whole_model(line.src, name, chosen.name, words)
+    if whole is None and name in _WITH_NGRAMS and has_subwords(line.src):
+        reason = "what is asked for changes the words" if chosen.name in _WITH_NGRAMS else f"{chosen.name} has none"
+        Report(sys.stderr).line(f"note: the n-grams of {line.src} are left out: {reason}")
     if line.replace_space is not None:
         words = [line.replace_space.join(word.split()) for word in words]
     if line.max_norm is not None:
@@ -104,8 +131,8 @@ def run(line: CommandLine) -> None:
     is_new = not dst.exists()
     try:
         with progress_bar("writing", " words") as progress:
-            if with_ngrams:
-                FastTextVectors.load(line.src).save_fasttext_bin(dst)
+            if whole is not None:
+                whole(dst)
             else:
                 formats.save_vectors(dst, words, vectors, counts, chosen.name, threads=line.threads, progress=progress)
     except BaseException:

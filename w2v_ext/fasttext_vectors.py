@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from . import model_files
 from .files import FormatError
 from .formats import fasttext
 from .formats.fasttext_write import write_fasttext_bin
+from .formats.streams import open_chunks
 from .keyedvectors import KeyedVectors, PathLike
 from .queries import Key, unit
 from .subwords import TENSORS, SubwordSettings, SubwordTable
+
+_HEADER_BYTES = 56  # magic number, version, twelve settings; two of them are minn and maxn
 
 
 class FastTextVectors(KeyedVectors):
@@ -26,6 +30,7 @@ class FastTextVectors(KeyedVectors):
         subwords: the rows of words and n-grams.
         config: the settings that the model was trained with, as far as they are known.
         out_weight: (V, D) the output vectors, or None where they are not known. `save_fasttext_bin` writes them.
+        header: settings of the fastText file that it was read from, under fastText's names; empty where there was none.
     """
 
     def __init__(
@@ -37,6 +42,7 @@ class FastTextVectors(KeyedVectors):
         subwords: SubwordTable,
         config: dict[str, Any] | None = None,
         out_weight: np.ndarray | None = None,
+        header: Mapping[str, int | float | str] | None = None,
     ) -> None:
         """Take over words, their vectors and the rows of their n-grams.
 
@@ -50,6 +56,7 @@ class FastTextVectors(KeyedVectors):
                 f"x {subwords.weight.shape[1]}"
             )
         self.subwords, self.config, self.out_weight = subwords, dict(config or {}), out_weight
+        self.header = dict(header or {})
 
     def __repr__(self) -> str:
         s = self.subwords.settings
@@ -96,15 +103,14 @@ class FastTextVectors(KeyedVectors):
 
     @classmethod
     def _load_bin(cls, path: Path) -> FastTextVectors:
-        model = fasttext.load_fasttext_bin(path)
+        model = fasttext.load_fasttext_bin(path, supervised=False)
         kind, settings = model.settings["model"], model.settings
-        if kind == "supervised":
-            raise FormatError(f"{path}: a supervised model (a classifier), expected vectors of words")
         if settings["maxn"] == 0:
             raise FormatError(f"{path}: a model without n-grams (maxn is 0); KeyedVectors.load reads it")
         size, buckets = len(model.words), int(settings["bucket"])
         try:
-            lengths = SubwordSettings(int(settings["minn"]), int(settings["maxn"]), buckets)
+            # fastText begins with one character where minn is 0.
+            lengths = SubwordSettings(max(1, int(settings["minn"])), int(settings["maxn"]), buckets)
         except ValueError as error:  # fastText itself makes no such model
             raise FormatError(f"{path}: {error}") from None
         table = SubwordTable(
@@ -116,9 +122,11 @@ class FastTextVectors(KeyedVectors):
         )
         config = {"model": "fasttext-cbow" if kind == "cbow" else "fasttext"}
         names = {"window": "ws", "epochs": "epoch", "min_count": "min_count", "negative": "neg", "sample": "t"}
+        names["loss"] = "loss"
         config |= {ours: settings[theirs] for ours, theirs in names.items()}
         out = model.out_weight if len(model.out_weight) == size else None
-        return cls(model.words, model.word_vectors(), model.counts, subwords=table, config=config, out_weight=out)
+        vectors, header = model.word_vectors(), {**settings, "num_tokens": model.num_tokens}
+        return cls(model.words, vectors, model.counts, subwords=table, config=config, out_weight=out, header=header)
 
     @classmethod
     def _load_model(cls, path: Path) -> FastTextVectors:
@@ -170,7 +178,7 @@ class FastTextVectors(KeyedVectors):
         self._check_rows()
         write_fasttext_bin(
             path, self.index_to_key, self.vectors, self.counts, subwords=self.subwords, out_weight=self.out_weight,
-            config=self.config,
+            config=self.config, header=self.header,
         )  # fmt: skip
 
     def _check_rows(self) -> None:
@@ -182,9 +190,14 @@ class FastTextVectors(KeyedVectors):
 
 
 def has_subwords(path: PathLike) -> bool:
-    """Tell whether a path is a model directory with n-grams, or fastText's .bin with them (not a compressed one)."""
+    """Tell whether a path is a model directory with n-grams, or fastText's .bin with them, plain or compressed."""
     if Path(path).is_dir():
         return TENSORS[0] in model_files.tensor_names(path)
-    with open(path, "rb") as file:
-        header = file.read(56)  # magic number, version, twelve settings
-    return header.startswith(fasttext.MAGIC) and len(header) == 56 and struct.unpack("<12i", header[8:])[10] > 0
+    header = b""
+    with open_chunks(Path(path)) as chunks:
+        while len(header) < _HEADER_BYTES and (chunk := next(chunks, b"")):
+            header += chunk
+    if not header.startswith(fasttext.MAGIC) or len(header) < _HEADER_BYTES:
+        return False
+    minn, maxn = struct.unpack("<2i", header[44:52])
+    return max(1, minn) <= maxn

@@ -1,7 +1,8 @@
 """``python -m w2v_ext.phrases``: text in which words that belong together are one word, new_york.
 
 Two neighbours become a phrase where they stand together more often than their own frequencies explain (Mikolov et al.,
-NIPS 2013, section 4). Scores are gensim's. Counting and joining work on word ids, in C++ (`csrc/text/bigrams.h`).
+NIPS 2013, section 4). Scores are gensim's or word2phrase's. Counting and joining work on word ids, in C++
+(`csrc/text/bigrams.h`).
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from . import _text
 from .command_line import progress_bar, run_command
 from .corpus import Corpus, CorpusOptions, prepare_corpus
 from .files import cache_directory, write_files
+from .reporting import Report
 
 DESCRIPTION = """Join words that belong together: "in new york city" becomes "in new_york city", or "in new_york_city"
 with --passes 2. OUT is a text, one line for each line of CORPUS that is not empty; the best phrases are shown."""
 
-SCORINGS = ("default", "npmi")
+SCORINGS = ("default", "word2phrase", "npmi")
+THRESHOLDS = {"default": 10.0, "word2phrase": 100.0, "npmi": 0.5}  # gensim's, word2phrase's own, and ours
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,12 @@ class PhraseOptions:
     """What counts as a phrase.
 
     Attributes:
-        threshold: the score must be higher.
-        min_count: "default" takes it off the count of a pair, so rare ones score low; "npmi" leaves rarer ones out.
-        scoring: "default": (count(ab) - min_count) / (count(a) count(b)) times the number of distinct words and pairs;
-            "npmi": ln(p(ab) / (p(a) p(b))) / -ln p(ab), from -1 to 1, probabilities as shares of all words.
+        threshold: the score must be higher; `THRESHOLDS` has usual ones.
+        min_count: "default" and "word2phrase" take it off the count of a pair, so rare ones score low; "npmi" leaves
+            rarer ones out.
+        scoring: "default": (count(ab) - min_count) / (count(a) count(b)) times the number of distinct words and pairs,
+            as gensim; "word2phrase": times the number of all words, as word2vec's program of that name; "npmi":
+            ln(p(ab) / (p(a) p(b))) / -ln p(ab), from -1 to 1, probabilities as shares of all words.
         passes: how often to join; each pass can make phrases of twice as many words.
         delimiter: stands between the words of a phrase.
 
@@ -71,8 +76,9 @@ class PhraseOptions:
         if self.scoring not in SCORINGS:
             raise ValueError(f"scoring: expected one of {', '.join(SCORINGS)}, got {self.scoring!r}")
         number = isinstance(self.threshold, (int, float)) and not isinstance(self.threshold, bool)
-        if not number or not (0 < self.threshold < np.inf if self.scoring == "default" else -1 <= self.threshold <= 1):
-            rule = "a number > 0" if self.scoring == "default" else "a number from -1 to 1 with npmi"
+        npmi = self.scoring == "npmi"
+        if not number or not (-1 <= self.threshold <= 1 if npmi else 0 < self.threshold < np.inf):
+            rule = "a number from -1 to 1 with npmi" if npmi else "a number > 0"
             raise ValueError(f"threshold: expected {rule}, got {self.threshold!r}")
         for name, high in (("min_count", 2**62), ("passes", 16)):
             value = getattr(self, name)
@@ -122,7 +128,7 @@ def join_tokens(sentence: Sequence[str], joined: dict[tuple[str, str], str]) -> 
 def score_pairs(
     counts: np.ndarray, first: np.ndarray, second: np.ndarray, *, distinct: int, words: int, options: PhraseOptions
 ) -> np.ndarray:
-    """(N,) float64 scores of pairs, as gensim's ``original_scorer`` and ``npmi_scorer`` give them.
+    """(N,) float64 scores of pairs, as gensim's ``original_scorer`` and ``npmi_scorer`` and word2phrase give them.
 
     Args:
         counts, first, second: (N,) int64: how often the pair, its first and its second word occur.
@@ -130,8 +136,9 @@ def score_pairs(
         words: all words of the corpus.
         options: ``scoring`` and ``min_count``.
     """
-    if options.scoring == "default":
-        return (counts - options.min_count) / (first * second).astype(np.float64) * distinct
+    if options.scoring != "npmi":
+        scale = distinct if options.scoring == "default" else words
+        return (counts - options.min_count) / (first * second).astype(np.float64) * scale
     pair, a, b = counts / float(words), first / float(words), second / float(words)
     with np.errstate(divide="ignore", invalid="ignore"):  # a corpus of one pair only
         scores = np.log(pair / (a * b)) / -np.log(pair)
@@ -267,11 +274,12 @@ class CommandLine:
     out: str
     """Text file to write, plain."""
     threshold: float | None = None
-    """A pair must score higher (default: 10, with npmi 0.5)."""
+    """A pair must score higher (default: 10, with word2phrase 100, with npmi 0.5)."""
     min_count: int = 5
-    """Taken off the count of a pair (default scoring), or the least count (npmi)."""
-    scoring: Literal["default", "npmi"] = "default"
-    """word2vec's score scaled as gensim does, or normalised pointwise mutual information."""
+    """Taken off the count of a pair (default, word2phrase), or the least count (npmi)."""
+    scoring: Literal["default", "word2phrase", "npmi"] = "default"
+    """word2vec's score scaled as gensim does, or as word2vec's own word2phrase, or normalised pointwise mutual
+    information."""
     passes: int = 1
     """How often to join: 2 finds phrases of up to four words."""
     delimiter: str = "_"
@@ -298,7 +306,7 @@ class CommandLine:
 
 def run(line: CommandLine) -> None:
     """Find phrases and write the text, as the command line does."""
-    threshold = line.threshold if line.threshold is not None else 10.0 if line.scoring == "default" else 0.5
+    threshold = THRESHOLDS[line.scoring] if line.threshold is None else line.threshold
     options = PhraseOptions(threshold, line.min_count, line.scoring, line.passes, line.delimiter)
     if not 0 <= line.threads <= 1024:
         raise ValueError(f"threads: expected an integer from 0 to 1024, got {line.threads}")
@@ -319,7 +327,8 @@ def run(line: CommandLine) -> None:
             line.corpus, corpus_options, cache_dir=line.cache_dir, threads=min(threads, 16), progress=progress
         )
     seconds = time.perf_counter() - started
-    print(f"corpus: {corpus.num_tokens:,} words, {len(corpus.vocab):,} distinct, ready in {seconds:.2f} s")
+    report = Report(sys.stdout)  # the text is not written yet
+    report.line(f"corpus: {corpus.num_tokens:,} words, {len(corpus.vocab):,} distinct, ready in {seconds:.2f} s")
     folder = cache_directory(line.cache_dir, "phrases")
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -331,7 +340,7 @@ def run(line: CommandLine) -> None:
             threads=threads,
             memory=int(line.memory * 2**30),
             directory=folder,
-            on_pass=lambda one: print(f"{len(one.phrases):,} phrases of {one.distinct_pairs:,} pairs of words"),
+            on_pass=lambda one: report.line(f"{len(one.phrases):,} phrases of {one.distinct_pairs:,} pairs of words"),
             progress=progress,
         )
     if line.table:

@@ -11,6 +11,7 @@ import tyro
 
 from .command_line import read_vectors, run_command
 from .monitor import load_history
+from .reporting import Report
 from .themes import parse_themes, split_words
 
 DESCRIPTION = """Draw a model: a map of its words (PNG, SVG, PDF, or an interactive HTML page), the loss of its
@@ -114,7 +115,7 @@ def draw_map(options: Map) -> None:
     absent = sorted(word for word in asked if word not in vectors)
     if 0 < len(absent) < len(asked):  # where none is known, the error says so
         more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
-        print(f"note: not in the vocabulary: {', '.join(absent[:10])}{more}", file=sys.stderr)
+        Report(sys.stderr).line(f"note: not in the vocabulary: {', '.join(absent[:10])}{more}")
     if pictures:
         plot_map(vectors, pictures, labels=options.labels, size=options.size, font=options.font, **common)
     for page in pages:

@@ -23,10 +23,12 @@ from .keyedvectors import KeyedVectors
 from .model_files import save_model
 from .monitor import HistoryMonitor, Monitor, TensorBoardMonitor
 from .packages import import_package
+from .reporting import Report
 from .synthetic import BUILTIN_PROBE_PAIRS, BUILTIN_PROBES, builtin_corpus_path
 from .trainer import Interrupted, Trainer, TrainingError
 
-DESCRIPTION = """Train word vectors: skip-gram with negative sampling, on all cores or on a GPU.
+DESCRIPTION = """Train word vectors: skip-gram, CBOW, fastText's models of n-grams or GloVe, with negative sampling,
+hierarchical or full softmax, on all cores or on a GPU.
 
 DIR receives model.safetensors, vocab.tsv, config.json, metrics.json and history.json. Without --corpus a small corpus
 with planted meaning is generated, learnt in seconds, and its nearest neighbours are shown. Settings can also stand in a
@@ -134,14 +136,14 @@ def _run(config: TrainConfig, resume: str, out: TextIO | None = None) -> Trainer
     made = rank() == 0 and make_writable(directory)
     try:
         with process_group(config.device):
-            return _train_and_save(config, directory, resume, _Report((out or sys.stdout) if rank() == 0 else None))
+            return _train_and_save(config, directory, resume, Report((out or sys.stdout) if rank() == 0 else None))
     except BaseException:
         if made and not any(directory.iterdir()):
             directory.rmdir()  # nothing came of it
         raise
 
 
-def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _Report) -> Trainer:
+def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: Report) -> Trainer:
     started = time.perf_counter()
     with first_of_each_machine():
         every_word = replace(config, min_count=1, max_vocab=None) if config.continue_from else config
@@ -222,24 +224,6 @@ def _train_and_save(config: TrainConfig, directory: Path, resume: str, report: _
         f"({metrics['raw_words_per_second'] / 1e6:.2f} M words/s, {trainer.where}); saved to {directory}"
     )
     return trainer
-
-
-class _Report:
-    """Lines for the user, above the progress bar; once they cannot be written (a closed pipe), there are no more."""
-
-    def __init__(self, out: TextIO | None) -> None:
-        self._out = out
-
-    def line(self, text: str) -> None:
-        """Write one line."""
-        try:
-            if self._out is not None:
-                _tqdm().write(text, file=self._out)
-                self._out.flush()
-        except OSError:
-            if self._out is sys.stdout:  # or the interpreter would complain about it once more when it ends
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            self._out = None
 
 
 def neighbours(vectors: KeyedVectors, words: Sequence[str], topn: int = 5) -> list[str]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from .. import _text
 from ..command_line import progress_bar, run_subcommand
 from ..json_values import json_text
+from ..reporting import Report
 from ..sources import SourceFile, describe_error, read_chunks
 from ..train import make_writable
 from ..trainer import TrainingError
@@ -98,9 +99,9 @@ def _train(arguments: Sequence[str]) -> None:
     _need_input(line.input)
     settings = {name: value for name, value in vars(line).items() if name not in ("input", "out")}
     model, out = TextClassifier(ClassifierConfig(**settings)), Path(line.out)
-    made = make_writable(out)
+    made, report = make_writable(out), Report(sys.stdout)
     try:
-        _fit(model, line.input)
+        _fit(model, line.input, report)
         model.save(out)
     except BaseException:
         if made and not any(out.iterdir()):
@@ -109,13 +110,13 @@ def _train(arguments: Sequence[str]) -> None:
     speed = model.metrics()
     on_cpu = speed["device"] == "cpu"
     where = f"{speed['threads']} threads, {speed['cpu_kernels']}" if on_cpu else speed["device"]
-    print(
+    report.line(
         f"trained {model.state.words:,} words in {speed['train_seconds']:.2f} s "
         f"({speed['words_per_second'] / 1e6:.2f} M words/s, {where}); saved to {out}"
     )
 
 
-def _fit(model: TextClassifier, files: tuple[str, ...]) -> None:
+def _fit(model: TextClassifier, files: tuple[str, ...], report: Report) -> None:
     epochs, started = model.config.epochs, time.perf_counter()
     with progress_bar("reading", "B") as reading, tqdm(unit=" lines", unit_scale=True, disable=None) as bar:
 
@@ -123,7 +124,7 @@ def _fit(model: TextClassifier, files: tuple[str, ...]) -> None:
             if bar.total is None:
                 bar.total = m.state.total
                 words, labels, rows = len(m.words), len(m.labels), len(m.in_weight) - len(m.words)
-                tqdm.write(
+                report.line(
                     f"input: {m.state.total // epochs:,} lines, {words:,} words, {labels:,} labels, {rows:,} buckets "
                     f"in use, ready in {time.perf_counter() - started - m.state.train_seconds:.2f} s"
                 )
@@ -132,7 +133,7 @@ def _fit(model: TextClassifier, files: tuple[str, ...]) -> None:
 
         def on_epoch(m: TextClassifier) -> None:
             rate = m.state.words / max(m.state.train_seconds, 1e-9) / 1e6
-            tqdm.write(f"epoch {m.state.epoch}/{epochs}  loss {m.state.losses[-1]:.4f}  {rate:.2f} M words/s")
+            report.line(f"epoch {m.state.epoch}/{epochs}  loss {m.state.losses[-1]:.4f}  {rate:.2f} M words/s")
 
         model.fit(files, on_progress=on_progress, on_epoch=on_epoch, reading=reading)
 

@@ -22,7 +22,7 @@ from .table import PathLike, VectorTable, first_not_finite
 
 MAGIC = struct.pack("<i", 793712314)
 _VERSIONS = (11, 12)
-_SETTINGS = (
+SETTINGS = (
     "dim",
     "ws",
     "epoch",
@@ -36,8 +36,8 @@ _SETTINGS = (
     "maxn",
     "lr_update_rate",
 )
-_MODELS = {1: "cbow", 2: "skipgram", 3: "supervised"}
-_LOSSES = {1: "hs", 2: "ns", 3: "softmax", 4: "ova"}
+MODELS = {1: "cbow", 2: "skipgram", 3: "supervised"}
+LOSSES = {1: "hs", 2: "ns", 3: "softmax", 4: "ova"}
 _MAX_WORD_BYTES = 1 << 16
 _MAX_N = 64  # longest subword: with _MAX_WORD_BYTES it bounds the memory that one word can ask for
 _BLOCK_SUBWORDS = 1 << 20  # looked up at a time
@@ -116,21 +116,25 @@ def _text_of(word: str | bytes) -> str:
     return word if isinstance(word, str) else word.decode("utf-8", "surrogateescape")
 
 
-def load_fasttext_bin(path: PathLike, *, output: bool = True, progress: object = None) -> FastTextModel:
+def load_fasttext_bin(
+    path: PathLike, *, output: bool = True, supervised: bool = True, progress: object = None
+) -> FastTextModel:
     """Read a fastText `.bin`, plain or compressed. Words that are not UTF-8 keep their bytes (surrogateescape).
 
     Args:
         path: the file.
         output: read the output matrix as well.
+        supervised: False refuses classifiers, whose rows are no vectors of words to search in or to go on from.
         progress: called now and then with the bytes read so far, and of how many.
 
     Raises:
-        FormatError: naming file and byte: not a fastText model, damaged, truncated, or quantised.
+        FormatError: naming file and byte: not a fastText model, damaged, truncated, quantised, or a supervised one
+            that is not wanted.
         OSError: the file cannot be read.
     """
     path = Path(path)
     with open_chunks(path, progress) as chunks:
-        return _Reader(path, ByteStream(path, chunks)).read(output)
+        return _Reader(path, ByteStream(path, chunks)).read(output, supervised)
 
 
 class _Reader:
@@ -143,13 +147,18 @@ class _Reader:
     def _fail(self, message: str) -> FormatError:
         return FormatError(f"{self.path}: at byte {self.stream.offset}: {message}")
 
-    def read(self, output: bool) -> FastTextModel:
+    def read(self, output: bool, supervised: bool) -> FastTextModel:
         if self.stream.read(4, "the magic number") != MAGIC:
             raise FormatError(f"{self.path}: not a fastText .bin: it does not begin with fastText's magic number")
         (version,) = self._numbers("i", "the version")
         if version not in _VERSIONS:
             raise self._fail(f"expected fastText's format version 11 or 12, got {version}")
         settings = self._read_settings(version)
+        if settings["model"] == "supervised" and not supervised:
+            raise FormatError(
+                f"{self.path}: a supervised model (a classifier), expected vectors of words; python -m "
+                "w2v_ext.classify and TextClassifier.load take it"
+            )
         words, counts, labels, label_counts, tokens, pruned = self._read_dictionary()
         in_weight = self._read_matrix("the input matrix", settings["dim"])
         rows = len(words) + settings["bucket"]
@@ -163,7 +172,7 @@ class _Reader:
         return FastTextModel(words, counts, labels, label_counts, in_weight, out_weight, settings, tokens)
 
     def _read_settings(self, version: int) -> dict[str, int | float | str]:
-        settings = dict(zip(_SETTINGS, self._numbers("12i", "the settings"), strict=True))
+        settings = dict(zip(SETTINGS, self._numbers("12i", "the settings"), strict=True))
         (settings["t"],) = self._numbers("d", "the settings")
         for name, least, most in (
             ("dim", 1, 1 << 20),
@@ -173,7 +182,7 @@ class _Reader:
         ):
             if not least <= settings[name] <= most:
                 raise self._fail(f"the setting {name} is {settings[name]}, expected {least} to {most}")
-        for name, names in (("model", _MODELS), ("loss", _LOSSES)):
+        for name, names in (("model", MODELS), ("loss", LOSSES)):
             if settings[name] not in names:
                 raise self._fail(f"the setting {name} is {settings[name]}, expected one of {sorted(names)}")
             settings[name] = names[settings[name]]
@@ -220,10 +229,10 @@ def read_fasttext_bin(path: Path, options: ReadOptions) -> VectorTable:
     """Read the words' vectors of a fastText `.bin`: the mean of a word's own row and those of its subwords.
 
     Raises:
-        FormatError: see `load_fasttext_bin`.
+        FormatError: see `load_fasttext_bin`; classifiers are refused.
         OSError: the file cannot be read.
     """
-    model = load_fasttext_bin(path, output=False, progress=options.progress)
+    model = load_fasttext_bin(path, output=False, supervised=False, progress=options.progress)
     vectors = model.word_vectors(options.threads, options.limit)
     bad = first_not_finite(vectors)
     if bad is not None:  # numbers of 1e38 add up to more than a float32 holds

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
-from typing import TextIO
 
-from tqdm import tqdm
-
+from .. import reporting
 from .config import Seq2SeqConfig
 from .corpus import TrainingText
 from .training import Seq2SeqTrainer
@@ -16,22 +12,8 @@ from .translate import Translator
 from .validation import Validation
 
 
-class Report:
-    """Lines for the user; once they cannot be written (a closed pipe), there are no more, and the training goes on."""
-
-    def __init__(self, out: TextIO | None = None) -> None:
-        self._out: TextIO | None = out or sys.stdout
-
-    def line(self, text: str) -> None:
-        """Write one line."""
-        try:
-            if self._out is not None:
-                tqdm.write(text, file=self._out)
-                self._out.flush()
-        except (OSError, ValueError):
-            if self._out is sys.stdout:  # or the interpreter would complain about it once more when it ends
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            self._out = None
+class Report(reporting.Report):
+    """Lines for the user on a training of translations."""
 
     def validation(self, trainer: Seq2SeqTrainer, result: Validation) -> None:
         """One line on the epoch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -95,7 +96,7 @@ def train(config: Seq2SeqConfig, *, resume: bool = False, out: TextIO | None = N
         What is in ``metrics.json``.
     """
     directory = Path(config.out)
-    report = Report(out)
+    report = Report(out or sys.stdout)
     device = choose_device(config.device)
     files = load_text(directory)[1] if resume and (directory / LAST).exists() else None
     made = make_writable(directory)
