@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -20,6 +21,7 @@ import w2v_ext
 from w2v_ext.checkpoints import CHECKPOINT
 from w2v_ext.distributed import Ranks, tier_bounds
 from w2v_ext.exchange import GatheredRows, SummedRows, give_rows_, take_rows_
+from w2v_ext.shared_memory import shared_by_all_ranks
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 
@@ -207,6 +209,23 @@ def test_ranks_of_one_machine_share_memory_or_none_does(tmp_path, case):
     script = tmp_path / "share.py"
     script.write_text(SHARING)
     finish(torchrun(2, script, case))
+
+
+@pytest.fixture
+def group_of_one():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("call", ["memfd_create", "posix_fallocate"])
+def test_without_memory_to_share_nobody_has_any(group_of_one, monkeypatch, call):
+    def refuse(*_):
+        raise OSError(24, "Too many open files")
+
+    assert shared_by_all_ranks(24) is not None
+    monkeypatch.setattr(os, call, refuse)
+    assert shared_by_all_ranks(24) is None
 
 
 @pytest.mark.parametrize("rows", [1, 255, 256, 257, 2048, 49_192, 5_000_000])

@@ -34,7 +34,8 @@ def shared_by_all_ranks(size: int) -> Tensor | None:
             os.posix_fallocate(file, 0, size + _MARK)
             os.pwrite(file, mark, size)
     except OSError:
-        os.close(file)
+        if file >= 0:
+            os.close(file)
         file = -1
     try:
         box = [(os.getpid(), file, mark)]
