@@ -27,6 +27,8 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="lo
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 
+RESTART_SECONDS = 20  # at most, from a kill to new processes: torchrun itself would wait 30 for one that does not end
+
 COUNTING = """
 import math, os, sys, numpy as np, torch
 from w2v_ext import distributed
@@ -181,9 +183,10 @@ def test_exchange_refuses(change, message):
 
 
 SHARING = """
-import sys, torch, torch.distributed as dist
+import os, sys, torch, torch.distributed as dist
 from w2v_ext import distributed, shared_memory
 from w2v_ext.exchange import Signals
+from w2v_ext.trainer import TrainingError
 
 with distributed.process_group():
     own = dist.get_rank()
@@ -192,15 +195,28 @@ with distributed.process_group():
     memory = shared_memory.shared_by_all_ranks(24)
     assert (memory is not None) == (sys.argv[1] == "whole"), memory
     if memory is not None:
-        assert memory.tolist() == [0] * 24
+        assert memory.bytes.tolist() == [0] * 24
         dist.barrier()  # before anybody writes
-        signals = Signals(memory[8:].view(torch.int64), own)
+        signals = Signals(memory.bytes[8:].view(torch.int64), own, memory.gone)
         if own == 1:
-            memory[3] = 7
+            memory.bytes[3] = 7
         signals.post(own + 1)
-        assert torch.ops.w2v_ext.counts_reach(signals.counts, 1, 60.0)
-        assert memory[3] == 7
+        signals.wait(1)
+        assert memory.bytes[3] == 7
         assert not torch.ops.w2v_ext.counts_reach(signals.counts, 2, 0.01)
+        assert memory.gone() == []
+        dist.barrier()
+        if own == 1:
+            os._exit(0)
+        signals.post(3)
+        signals.wait(2)  # it went in peace
+        try:
+            signals.wait(3)
+        except TrainingError as error:
+            assert "rank 1 is gone: its process ended after 2 exchanges, 3 have begun" in str(error), error
+        else:
+            raise AssertionError
+        assert memory.gone() == [1]
 """
 
 
@@ -312,6 +328,21 @@ def test_one_rank_writes_for_all(whole):
     assert not (whole / CHECKPOINT).exists()
 
 
+def kill_one(process, others=()):
+    """Kill one of torchrun's processes, once all are there; gives the seconds until others have taken their
+    place, and the numbers of those before."""
+    while len(found := [pid for pid in children(process) if pid not in others]) < 2:
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.01)
+    killed = time.monotonic()
+    os.kill(random.choice(found), signal.SIGKILL)
+    while len([pid for pid in children(process) if pid not in found]) < 2:
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < killed + 60, "torchrun has not started anew"
+        time.sleep(0.01)
+    return time.monotonic() - killed, found
+
+
 @pytest.mark.slow
 def test_a_rank_that_is_killed_costs_no_more_than_what_came_after_the_checkpoint(whole, text, tmp_path):
     checkpoint = tmp_path / "m" / CHECKPOINT
@@ -319,12 +350,14 @@ def test_a_rank_that_is_killed_costs_no_more_than_what_came_after_the_checkpoint
     wait_for(checkpoint, process)
     time.sleep(random.random() * 0.2)
     least = [words_in(checkpoint)]
-    os.kill(random.choice(children(process)), signal.SIGKILL)
-    time.sleep(random.random() * 8)  # whatever the second attempt does then: start, meet, read, train
-    started = children(process)
-    if len(started) == 2:
-        least.append(words_in(checkpoint))
-        os.kill(random.choice(started), signal.SIGKILL)
+    seconds, first = kill_one(process)
+    assert seconds < RESTART_SECONDS
+    saved, until = checkpoint.stat().st_mtime_ns, time.monotonic() + random.random() * 8
+    while time.monotonic() < until and checkpoint.stat().st_mtime_ns == saved:
+        time.sleep(0.01)  # whatever the second attempt does then: start, meet, read, train
+    least.append(words_in(checkpoint))
+    seconds, _ = kill_one(process, first)
+    assert seconds < RESTART_SECONDS
     printed, _ = finish(process)
     resumed = [
         int(line.split(", ")[1].split()[0].replace(",", "")) for line in printed.splitlines() if "resumed" in line

@@ -211,8 +211,8 @@ class Ranks(Method):
         shared = shared_by_all_ranks(8 * self.ranks + 2 * math.prod(shape)) if self.device.type == "cpu" else None
         if shared is None:
             return [torch.empty(self.ranks, floats, dtype=torch.bfloat16, device=self.device)]
-        counts, moves = shared.split([8 * self.ranks, 2 * math.prod(shape)])
-        self._signals = Signals(counts.view(torch.int64), self.rank)
+        counts, moves = shared.bytes.split([8 * self.ranks, 2 * math.prod(shape)])
+        self._signals = Signals(counts.view(torch.int64), self.rank, shared.gone)
         return list(moves.view(torch.bfloat16).view(shape))
 
     @property
