@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import w2v_ext
+from w2v_ext import distributed
 from w2v_ext.checkpoints import CHECKPOINT
 from w2v_ext.distributed import Ranks, tier_bounds
 from w2v_ext.exchange import GatheredRows, SummedRows, give_rows_, take_rows_
@@ -408,6 +410,33 @@ def test_sigterm_to_one_rank_saves_for_all_and_torchrun_goes_on_from_there(text,
     assert "interrupted; checkpoint in" in error
     assert "resumed at epoch" in printed
     assert (tmp_path / "m" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("visible", "ranks", "others", "fault"),
+    [
+        (1, 2, ["GPU-0 None"], "ranks 0 and 1"),
+        (2, 3, ["GPU-0 None", "GPU-1 None"], "ranks 0 and 2"),
+        (2, 2, ["GPU-0 None"], None),
+        (1, 2, ["GPU-5 None"], None),  # on another machine, or shown to that process alone
+    ],
+)
+def test_two_ranks_on_one_gpu_are_refused_before_nccl_starts(monkeypatch, visible, ranks, others, fault):
+    store, chosen = dist.HashStore(), []
+    for rank, name in enumerate(others):
+        store.set(f"w2v_ext/gpu/{rank}", name)
+    monkeypatch.setenv("LOCAL_RANK", str(ranks - 1))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"GPU-{index}"))
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    if fault is None:
+        distributed._take_gpu(store, ranks - 1, ranks)
+        assert chosen == [(ranks - 1) % visible]
+        return
+    rule = rf"device: expected at most one process for each GPU \({visible} visible on this machine\), got {fault} on"
+    with pytest.raises(ValueError, match=rule):
+        distributed._take_gpu(store, ranks - 1, ranks)
 
 
 def test_ranks_need_a_process_group():

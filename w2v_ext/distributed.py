@@ -60,22 +60,42 @@ def process_group(device: str = "cpu") -> Iterator[None]:
 
     Args:
         device: ``cpu``, ``cuda`` or ``auto``, as in :class:`w2v_ext.TrainConfig`.
+
+    Raises:
+        ValueError: two processes would have the same GPU.
     """
     if num_ranks() == 1:
         yield
         return
-    backend = "gloo"
-    if device != "cpu" and torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-        backend = "cpu:gloo,cuda:nccl"
     store, number, ranks = next(dist.rendezvous("env://", timeout=_LONG))
     store = dist.PrefixStore(_name_of_attempt(store, number, ranks), store)
+    backend = "gloo"
+    if device != "cpu" and torch.cuda.is_available():
+        _take_gpu(store, number, ranks)
+        backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=_LONG)
     try:
         yield
     finally:
         with contextlib.suppress(RuntimeError):  # the others may be gone already
             dist.destroy_process_group()
+
+
+def _take_gpu(store: dist.Store, number: int, ranks: int) -> None:
+    """Choose this process' GPU; an error in all processes where two have the same, which NCCL would refuse later."""
+    count = torch.cuda.device_count()
+    index = int(os.environ.get("LOCAL_RANK", "0")) % count  # where each process is shown one of its own, that is 0
+    name = f"{torch.cuda.get_device_properties(index).uuid} {os.environ.get('CUDA_VISIBLE_DEVICES')}"
+    store.set(f"w2v_ext/gpu/{number}", name)
+    first: dict[bytes, int] = {}
+    for other in range(ranks):
+        before = first.setdefault(store.get(f"w2v_ext/gpu/{other}"), other)
+        if before != other:
+            raise ValueError(
+                f"device: expected at most one process for each GPU ({count} visible on this machine), got ranks "
+                f"{before} and {other} on the same; start fewer with --nproc-per-node, or use --device cpu"
+            )
+    torch.cuda.set_device(index)
 
 
 def _name_of_attempt(store: dist.Store, number: int, ranks: int) -> str:
