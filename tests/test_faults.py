@@ -388,7 +388,7 @@ def test_more_memory_than_there_is(tmp_path, monkeypatch, capsys):
     flags = ["--corpus", tmp_path / "t", "--out", tmp_path / "m", "--min-count", "1", "--dim", "100000"]
     assert main(list(map(str, flags))) == 2
     assert (
-        "error: dim: a table of 301 words x 100000 takes 0.1 GiB, more than there is (0.1 GiB); lower dim, or the "
+        "error: dim: the tables of 301 words x 100000 take 0.2 GiB, more than there is (0.1 GiB); lower dim, or the "
         "vocabulary by max_vocab or min_count" in capsys.readouterr().err
     )
     assert not (tmp_path / "m").exists()

@@ -27,7 +27,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .exchange import GatheredRows, Signals, SummedRows
-from .methods.base import Method
+from .footprint import REMEDY
+from .methods.base import Method, TrainingError
 from .shared_memory import shared_by_all_ranks
 
 FIRST_TIER, TIER_GROWTH = 256, 8  # rows that are exchanged in every turn; each further tier has so many times the rows
@@ -169,6 +170,9 @@ class Ranks(Method):
     Attributes:
         part: positions, of all ranks, that the trainer should ask for at a time.
         bytes_given: that this rank has put into exchanges.
+
+    Raises:
+        TrainingError: there is not as much memory.
     """
 
     def __init__(self, inner: Method, sync_every: int = 0, overshoot: float = OVERSHOOT) -> None:
@@ -182,7 +186,16 @@ class Ranks(Method):
         bounded = self.ranks > 2 and math.isfinite(overshoot)  # two throw a row as far beyond its balance at most
         self._overshoot = overshoot if bounded else 0
         self._turn = 0
-        self._lay_out()
+        try:
+            self._lay_out()
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            reason = str(error).rpartition("DefaultCPUAllocator: ")[2].partition(". ")[0]
+            raise TrainingError(
+                f"device: out of memory on {self.device} for what {self.ranks} processes exchange ({reason}); "
+                f"{REMEDY}, or start fewer processes"
+            ) from error
 
     def _lay_out(self) -> None:
         """Cut the tables into tiers and pieces: those of short periods first, so that an exchange is all up to one."""
