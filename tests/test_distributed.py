@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 import w2v_ext
 from w2v_ext import distributed
 from w2v_ext.checkpoints import CHECKPOINT
-from w2v_ext.distributed import Ranks, tier_bounds
+from w2v_ext.distributed import Ranks, piece_rows, tier_bounds
 from w2v_ext.exchange import GatheredRows, SummedRows, give_rows_, take_rows_
 from w2v_ext.shared_memory import shared_by_all_ranks
 
@@ -253,6 +253,13 @@ def test_tiers_cover_every_row_once(rows):
     assert bounds[-1][1] == rows
     assert all(before[1] == after[0] for before, after in zip(bounds, bounds[1:], strict=False))
     assert [period for *_, period in bounds] == sorted(period for *_, period in bounds)
+
+
+def test_what_is_between_on_a_gpu_is_bounded():
+    for dim in (1, 100, 300, 1 << 25):
+        assert 1 <= piece_rows("cuda", True, dim) * dim <= max(distributed.CUDA_PIECE_FLOATS, dim)
+    assert piece_rows("cpu", True, 300) > 1 << 32  # fused
+    assert piece_rows("cpu", False, 300) == distributed.PIECE_ROWS
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ UNSORTED_PERIOD = 16  # of tables whose rows are not sorted by frequency
 TURNS = 16  # between two looks at the clock, the keyboard and the sums
 MOST_IDS = 1 << 16  # of a rank in a turn, by default
 PIECE_ROWS = 512  # rows that are worked on together on a CPU: four arrays of them fit a core's L2
+CUDA_PIECE_FLOATS = 1 << 24  # of the rows that are worked on together on a GPU: some five times as much for a moment
 MOST_FLOATS = 1 << 28  # in one exchange
 OVERSHOOT = 1.0  # how far a row goes at most that all ranks move the same way, in moves of one of them
 GATHERED = 4  # ranks up to which everybody sends its bfloat16 deltas to everybody; more add them up in a ring
@@ -146,6 +147,13 @@ def tier_bounds(rows: int) -> list[tuple[int, int, int]]:
     return bounds
 
 
+def piece_rows(device: str, gathers: bool, dim: int) -> int:
+    """How many rows are worked on together: more would take more memory for what is between, or leave the cache."""
+    if device == "cpu":
+        return 1 << 40 if gathers else PIECE_ROWS  # in one pass, where it is fused, there is nothing between
+    return max(1, CUDA_PIECE_FLOATS // dim)
+
+
 def turns_of_epoch(ranks: int) -> int:
     """Turns that an epoch has by default: with more ranks a row is staler at the end of a turn.
 
@@ -208,8 +216,11 @@ class Ranks(Method):
         ]
         tiers.sort(key=lambda tier: tier[0])
         gathers = self.ranks <= GATHERED
-        most = PIECE_ROWS if self.device.type == "cpu" and not gathers else 1 << 40
-        pieces = [(period, rows) for period, tier in tiers for rows in tier.split(most)]
+        pieces = [
+            (period, rows)
+            for period, tier in tiers
+            for rows in tier.split(piece_rows(self.device.type, gathers, tier.shape[1]))
+        ]
         # Where the sums of moves travel, those of their squares travel with them.
         floats = sum(rows.numel() + (0 if gathers else len(rows)) for _, rows in pieces)
         self._moves = buffers = self._buffers(floats, gathers)
