@@ -121,19 +121,17 @@ def touched_bytes(ranks: int, fused: bool) -> int:
     return give + 6 + 6 * ranks + 4 * ranks + 4 + shorten + add  # to bfloat16; everybody's to float32, their sum
 
 
-def copies(ranks: int, fused: bool, shared: bool = False) -> float:
+def copies(ranks: int, shared: bool = False) -> float:
     """Memory of a rank at its fullest, in float32 copies of both tables: they, their base, what an exchange needs.
 
-    CPU ranks on one machine have memory in common (`shared`): two bfloat16 buffers for each of them. Where the CPU's
-    kernels do not do it all, GatheredRows and SummedRows make float32 temporaries of a piece: up to a whole table.
+    CPU ranks on one machine have memory in common (`shared`): two bfloat16 buffers for each of them. What a GPU needs
+    for a moment beyond that, some 320 MiB whatever the tables, is left out.
     """
     if ranks == 1:
         return 1
-    if ranks > GATHERED:
-        return 2 + 2 + (0 if fused else 0.5)  # the given and the sum; move - given
     if shared:
         return 2 + 1
-    return 2 + 0.5 * ranks + (0 if fused else 0.5 * (ranks + 1))  # bfloat16 from each; moves.float() and its sum
+    return 2 + 2 if ranks > GATHERED else 2 + 0.5 * ranks  # the given and the sum; bfloat16 from each
 
 
 def predict(machine: Machine, run: Run, ranks: int, sync_every: float) -> Prediction:
@@ -160,7 +158,7 @@ def predict(machine: Machine, run: Run, ranks: int, sync_every: float) -> Predic
         efficiency=words_per_second / (min(ranks, machine.cores) * rate),
         bytes_per_word=sent / sync_every,
         hours=run.words * run.epochs / words_per_second / 3600,
-        table_bytes=copies(ranks, machine.fused, math.isinf(machine.link)) * 2 * 4 * run.dim * run.vocab,
+        table_bytes=copies(ranks, math.isinf(machine.link)) * 2 * 4 * run.dim * run.vocab,
     )
 
 

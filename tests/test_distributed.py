@@ -3,27 +3,33 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import w2v_ext
-from w2v_ext.checkpoints import CHECKPOINT
-from w2v_ext.distributed import Ranks, tier_bounds
-from w2v_ext.exchange import GatheredRows, SummedRows, give_rows_, take_rows_
+from w2v_ext import distributed
+from w2v_ext.checkpoints import CHECKPOINT, read_checkpoint
+from w2v_ext.distributed import Ranks
+from w2v_ext.shared_memory import shared_by_all_ranks
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+
+RESTART_SECONDS = 20  # at most, from a kill to new processes: torchrun itself would wait 30 for one that does not end
 
 COUNTING = """
 import math, os, sys, numpy as np, torch
@@ -95,93 +101,11 @@ def test_every_move_of_every_rank_counts_once(tmp_path, count, sync_every, throu
     assert len(list(tmp_path.glob("done-*"))) == count
 
 
-def pieces_after_an_exchange(deltas, gathered, overshoot):
-    """Where two rows of each rank are after an exchange of their deltas (R, 2, D), all from zero."""
-    ranks, shape = len(deltas), deltas.shape[1:]
-    if gathered:
-        moves = torch.empty(ranks, *shape, dtype=torch.bfloat16)
-        pieces = [GatheredRows(d.clone(), torch.zeros(shape), moves, rank) for rank, d in enumerate(deltas)]
-    else:
-        empty = [torch.empty(shape), torch.empty(shape), torch.empty(shape[0])]
-        pieces = [SummedRows(d.clone(), torch.zeros(shape), *(x.clone() for x in empty)) for d in deltas]
-    for piece in pieces:
-        piece.begin()
-    if not gathered:  # the ring
-        moves, squares = sum(p.move for p in pieces), sum(p.squares for p in pieces)
-        for piece in pieces:
-            piece.move, piece.squares = moves.clone(), squares
-    for piece in pieces:
-        piece.end(overshoot)
-    return [piece.rows for piece in pieces]
-
-
-@pytest.mark.parametrize("gathered", [True, False])
-def test_what_all_ranks_move_the_same_way_is_bounded(gathered):
-    apart, together = torch.eye(4), torch.tensor([1.0, 2, 0, 0]).expand(4, 4)
-    deltas = torch.stack([apart, together], 1)  # (4 ranks, 2 rows, 4)
-    for rows in pieces_after_an_exchange(deltas, gathered, 2.0):
-        torch.testing.assert_close(rows, torch.tensor([[1.0, 1, 1, 1], [2, 4, 0, 0]]))
-    for rows in pieces_after_an_exchange(deltas, gathered, 0):
-        torch.testing.assert_close(rows, torch.tensor([[1.0, 1, 1, 1], [4, 8, 0, 0]]))
-
-
-def test_what_bfloat16_rounds_off_is_kept_for_the_next_exchange():
-    deltas = torch.tensor([[[1.001, 0], [0, 0]], [[0.0, 0], [0, 0]]])
-    first, second = pieces_after_an_exchange(deltas, True, 0)
-    assert second[0, 0] == 1.0
-    assert first[0, 0] == pytest.approx(1.001, abs=1e-7)
-
-
-@pytest.mark.parametrize("shape", [(2, 5, 1), (4, 300, 100), (3, 257, 129), (2, 0, 7), (1, 1, 16)])
-@pytest.mark.parametrize("overshoot", [0, 0.5])
-def test_fused_exchange_equals_pytorch(shape, overshoot, monkeypatch):
-    ranks, count, dim = shape
-    rng = torch.Generator().manual_seed(0)
-    rows, base = torch.randn(count, dim + 3, generator=rng)[:, :dim], torch.randn(count, dim, generator=rng)
-    flat = torch.randn(ranks, 2 + count * dim, generator=rng).bfloat16()
-    sides = []
-    for fused in (True, False):
-        monkeypatch.setattr(GatheredRows, "_fused", fused)
-        moves = flat.clone()[:, 1 : 1 + count * dim].unflatten(1, (count, dim))
-        padded = torch.cat([rows, torch.full((count, 2), 7.0)], 1)
-        side = GatheredRows(padded[:, :dim], base.clone(), moves, ranks - 1)
-        side.begin()
-        given = side.moves.clone()
-        side.end(overshoot)
-        assert padded[:, dim:].eq(7).all()
-        sides.append((given, side.rows, side.base))
-    (given, *ours), (expected, *theirs) = sides
-    assert torch.equal(given, expected)
-    torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=2e-6)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"rows": torch.zeros(4, 3, dtype=torch.float64)}, "rows: expected a float32 tensor"),
-        ({"rows": torch.zeros(3, 4).T}, "rows: expected a float32 tensor .* contiguous rows"),
-        ({"rows": torch.zeros(1, 3).expand(4, 3)}, "rows: expected rows that do not overlap"),
-        ({"base": torch.zeros(3, 3)}, r"base: expected .* shape of rows, \(4, 3\), got shape \(3, 3\)"),
-        ({"moves": torch.zeros(2, 4, 3)}, "moves: expected a bfloat16 tensor"),
-        ({"moves": torch.zeros(2, 3, 4, dtype=torch.bfloat16).mT}, "moves: expected contiguous numbers of each rank"),
-        ({"own": 2}, "own: expected a rank from 0 to 1, got 2"),
-        ({"overshoot": -1.0}, "overshoot: expected a finite number >= 0, got -1"),
-    ],
-)
-def test_exchange_refuses(change, message):
-    given = {"rows": torch.zeros(4, 3), "base": torch.zeros(4, 3), "own": 0, "overshoot": 0.0}
-    given |= {"moves": torch.zeros(2, 4, 3, dtype=torch.bfloat16), **change}
-    with pytest.raises(ValueError, match=message):
-        take_rows_(given["rows"], given["base"], given["moves"], given["own"], given["overshoot"])
-    if "overshoot" not in change:
-        with pytest.raises(ValueError, match=message):
-            give_rows_(given["moves"], given["rows"], given["base"], given["own"])
-
-
 SHARING = """
-import sys, torch, torch.distributed as dist
+import os, sys, torch, torch.distributed as dist
 from w2v_ext import distributed, shared_memory
 from w2v_ext.exchange import Signals
+from w2v_ext.trainer import TrainingError
 
 with distributed.process_group():
     own = dist.get_rank()
@@ -190,15 +114,28 @@ with distributed.process_group():
     memory = shared_memory.shared_by_all_ranks(24)
     assert (memory is not None) == (sys.argv[1] == "whole"), memory
     if memory is not None:
-        assert memory.tolist() == [0] * 24
+        assert memory.bytes.tolist() == [0] * 24
         dist.barrier()  # before anybody writes
-        signals = Signals(memory[8:].view(torch.int64), own)
+        signals = Signals(memory.bytes[8:].view(torch.int64), own, memory.gone)
         if own == 1:
-            memory[3] = 7
+            memory.bytes[3] = 7
         signals.post(own + 1)
-        assert torch.ops.w2v_ext.counts_reach(signals.counts, 1, 60.0)
-        assert memory[3] == 7
+        signals.wait(1)
+        assert memory.bytes[3] == 7
         assert not torch.ops.w2v_ext.counts_reach(signals.counts, 2, 0.01)
+        assert memory.gone() == []
+        dist.barrier()
+        if own == 1:
+            os._exit(0)
+        signals.post(3)
+        signals.wait(2)  # it went in peace
+        try:
+            signals.wait(3)
+        except TrainingError as error:
+            assert "rank 1 is gone: its process ended after 2 exchanges, 3 have begun" in str(error), error
+        else:
+            raise AssertionError
+        assert memory.gone() == [1]
 """
 
 
@@ -209,13 +146,21 @@ def test_ranks_of_one_machine_share_memory_or_none_does(tmp_path, case):
     finish(torchrun(2, script, case))
 
 
-@pytest.mark.parametrize("rows", [1, 255, 256, 257, 2048, 49_192, 5_000_000])
-def test_tiers_cover_every_row_once(rows):
-    bounds = tier_bounds(rows)
-    assert bounds[0][0] == 0
-    assert bounds[-1][1] == rows
-    assert all(before[1] == after[0] for before, after in zip(bounds, bounds[1:], strict=False))
-    assert [period for *_, period in bounds] == sorted(period for *_, period in bounds)
+@pytest.fixture
+def group_of_one():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("call", ["memfd_create", "posix_fallocate"])
+def test_without_memory_to_share_nobody_has_any(group_of_one, monkeypatch, call):
+    def refuse(*_):
+        raise OSError(24, "Too many open files")
+
+    assert shared_by_all_ranks(24) is not None
+    monkeypatch.setattr(os, call, refuse)
+    assert shared_by_all_ranks(24) is None
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +238,21 @@ def test_one_rank_writes_for_all(whole):
     assert not (whole / CHECKPOINT).exists()
 
 
+def kill_one(process, others=()):
+    """Kill one of torchrun's processes, once all are there; gives the seconds until others have taken their
+    place, and the numbers of those before."""
+    while len(found := [pid for pid in children(process) if pid not in others]) < 2:
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.01)
+    killed = time.monotonic()
+    os.kill(random.choice(found), signal.SIGKILL)
+    while len([pid for pid in children(process) if pid not in found]) < 2:
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < killed + 60, "torchrun has not started anew"
+        time.sleep(0.01)
+    return time.monotonic() - killed, found
+
+
 @pytest.mark.slow
 def test_a_rank_that_is_killed_costs_no_more_than_what_came_after_the_checkpoint(whole, text, tmp_path):
     checkpoint = tmp_path / "m" / CHECKPOINT
@@ -300,12 +260,14 @@ def test_a_rank_that_is_killed_costs_no_more_than_what_came_after_the_checkpoint
     wait_for(checkpoint, process)
     time.sleep(random.random() * 0.2)
     least = [words_in(checkpoint)]
-    os.kill(random.choice(children(process)), signal.SIGKILL)
-    time.sleep(random.random() * 8)  # whatever the second attempt does then: start, meet, read, train
-    started = children(process)
-    if len(started) == 2:
-        least.append(words_in(checkpoint))
-        os.kill(random.choice(started), signal.SIGKILL)
+    seconds, first = kill_one(process)
+    assert seconds < RESTART_SECONDS
+    saved, until = checkpoint.stat().st_mtime_ns, time.monotonic() + random.random() * 8
+    while time.monotonic() < until and checkpoint.stat().st_mtime_ns == saved:
+        time.sleep(0.01)  # whatever the second attempt does then: start, meet, read, train
+    least.append(words_in(checkpoint))
+    seconds, _ = kill_one(process, first)
+    assert seconds < RESTART_SECONDS
     printed, _ = finish(process)
     resumed = [
         int(line.split(", ")[1].split()[0].replace(",", "")) for line in printed.splitlines() if "resumed" in line
@@ -314,6 +276,35 @@ def test_a_rank_that_is_killed_costs_no_more_than_what_came_after_the_checkpoint
     assert resumed[0] >= least[0] > 0
     assert resumed[-1] >= least[-1]
     assert same_vectors(whole, tmp_path / "m")
+
+
+@pytest.mark.slow
+def test_all_ranks_killed_while_a_checkpoint_is_written(text, tmp_path):
+    folder = tmp_path / "m"
+    flags = [*settings(text, folder), "--dim", "2000", "--resume", "auto"]  # 16 MB
+    for _ in range(5):  # a write may have ended by the time of the kill
+        process = torchrun(2, *flags)
+        wait_for(folder / CHECKPOINT, process)
+        all_of_them = [process.pid, *children(process)]  # the agent first: it would start the others anew
+        while not list(folder.glob(".*.tmp")):
+            assert process.poll() is None, process.communicate()[1][-3000:]
+            time.sleep(0.001)
+        for pid in all_of_them:
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+        if list(folder.glob(".*.tmp")):
+            break
+        shutil.rmtree(folder)
+    assert len(list(folder.glob(".*.tmp"))) == 1
+    read_checkpoint(folder / CHECKPOINT, ["in_weight", "out_weight"])
+    words = words_in(folder / CHECKPOINT)
+    process = torchrun(2, *flags)
+    while "resumed at epoch" not in (line := process.stdout.readline()):
+        assert process.poll() is None, process.communicate()[1][-3000:]
+    process.terminate()
+    process.communicate(timeout=60)
+    assert int(line.split(", ")[1].split()[0].replace(",", "")) == pytest.approx(words, abs=1)
+    assert words > 0
 
 
 @pytest.mark.slow
@@ -333,19 +324,20 @@ def test_machines_that_count_their_restarts_apart_find_each_other_again(whole, t
     assert same_vectors(whole, tmp_path / "m")
 
 
-def test_sigterm_saves_a_checkpoint_from_which_another_number_of_ranks_goes_on(text, tmp_path):
-    process = torchrun(2, *settings(text, tmp_path / "m"))
+@pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_sigterm_saves_a_checkpoint_from_which_another_number_of_ranks_goes_on(whole, text, tmp_path, count):
+    flags = settings(text, tmp_path / "m")
+    process = torchrun(2, *flags)
     wait_for(tmp_path / "m" / CHECKPOINT, process)
     process.terminate()
     process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert process.returncode == 1
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [CHECKPOINT]
-    resumed = subprocess.run(
-        [sys.executable, *settings(text, tmp_path / "m"), "--resume"], capture_output=True, text=True
-    )
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resumed at epoch" in resumed.stdout
-    assert (tmp_path / "m" / "model.safetensors").exists()
+    resumed = torchrun(count, *flags, "--resume") if count > 1 else start([sys.executable, *flags, "--resume"])
+    printed, _ = finish(resumed)
+    assert "resumed at epoch" in printed
+    losses, expected = (json.loads((path / "metrics.json").read_text())["loss"] for path in (tmp_path / "m", whole))
+    assert losses == pytest.approx(expected, rel=0.03)
 
 
 def test_sigterm_to_one_rank_saves_for_all_and_torchrun_goes_on_from_there(text, tmp_path):
@@ -356,6 +348,33 @@ def test_sigterm_to_one_rank_saves_for_all_and_torchrun_goes_on_from_there(text,
     assert "interrupted; checkpoint in" in error
     assert "resumed at epoch" in printed
     assert (tmp_path / "m" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("visible", "ranks", "others", "fault"),
+    [
+        (1, 2, ["GPU-0 None"], "ranks 0 and 1"),
+        (2, 3, ["GPU-0 None", "GPU-1 None"], "ranks 0 and 2"),
+        (2, 2, ["GPU-0 None"], None),
+        (1, 2, ["GPU-5 None"], None),  # on another machine, or shown to that process alone
+    ],
+)
+def test_two_ranks_on_one_gpu_are_refused_before_nccl_starts(monkeypatch, visible, ranks, others, fault):
+    store, chosen = dist.HashStore(), []
+    for rank, name in enumerate(others):
+        store.set(f"w2v_ext/gpu/{rank}", name)
+    monkeypatch.setenv("LOCAL_RANK", str(ranks - 1))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"GPU-{index}"))
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    if fault is None:
+        distributed._take_gpu(store, ranks - 1, ranks)
+        assert chosen == [(ranks - 1) % visible]
+        return
+    rule = rf"device: expected at most one process for each GPU \({visible} visible on this machine\), got {fault} on"
+    with pytest.raises(ValueError, match=rule):
+        distributed._take_gpu(store, ranks - 1, ranks)
 
 
 def test_ranks_need_a_process_group():

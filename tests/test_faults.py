@@ -367,6 +367,28 @@ def test_ids_overwritten_under_a_real_run(text, tmp_path):
     read_checkpoint(tmp_path / "m" / CHECKPOINT, ["in_weight", "out_weight"])
 
 
+def test_ids_cut_under_a_real_run(text, tmp_path):
+    flags = settings(text, tmp_path / "m", epochs=2000, **{"checkpoint-words": 1_000_000})
+    for _ in range(3):  # one may be between two slices, where the cut is noticed
+        process = start(*flags, W2V_EXT_CACHE=str(tmp_path / "cache"))
+        wait_until((tmp_path / "m" / CHECKPOINT).exists, process)
+        time.sleep(0.1)
+        (path,) = (tmp_path / "cache" / "corpora").glob("[0-9a-f]*/ids.bin")
+        os.truncate(path, 4000)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode in (-signal.SIGBUS, 2), error
+        read_checkpoint(tmp_path / "m" / CHECKPOINT, ["in_weight", "out_weight"])
+        if process.returncode != 2:
+            break
+        shutil.rmtree(tmp_path / "m")
+    assert process.returncode == -signal.SIGBUS
+    process = start(*flags, "--resume", "auto", W2V_EXT_CACHE=str(tmp_path / "cache"))
+    wait_until(lambda: "resumed at epoch" in process.stdout.readline(), process)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode in (143, -signal.SIGTERM), error  # after, or just before, it began to train
+
+
 # ---- signals and memory ------------------------------------------------------------------------------------------
 
 
@@ -388,7 +410,7 @@ def test_more_memory_than_there_is(tmp_path, monkeypatch, capsys):
     flags = ["--corpus", tmp_path / "t", "--out", tmp_path / "m", "--min-count", "1", "--dim", "100000"]
     assert main(list(map(str, flags))) == 2
     assert (
-        "error: dim: a table of 301 words x 100000 takes 0.1 GiB, more than there is (0.1 GiB); lower dim, or the "
+        "error: dim: the tables of 301 words x 100000 take 0.2 GiB, more than there is (0.1 GiB); lower dim, or the "
         "vocabulary by max_vocab or min_count" in capsys.readouterr().err
     )
     assert not (tmp_path / "m").exists()

@@ -73,9 +73,8 @@ def test_bytes_touched_by_hand():
 
 
 def test_copies_by_hand():
-    assert [model.copies(ranks, fused=True, shared=True) for ranks in (1, 2, 4)] == [1, 3, 3]
-    assert [model.copies(ranks, fused=True) for ranks in (2, 4, 8)] == [3, 4, 4]
-    assert [model.copies(ranks, fused=False) for ranks in (1, 2, 4, 8)] == [1, 4.5, 6.5, 4.5]
+    assert [model.copies(ranks, shared=True) for ranks in (1, 2, 4)] == [1, 3, 3]
+    assert [model.copies(ranks) for ranks in (1, 2, 4, 8)] == [1, 3, 4, 4]
 
 
 def test_beyond_a_few_ranks_bytes_are_a_rings():

@@ -27,7 +27,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .exchange import GatheredRows, Signals, SummedRows
-from .methods.base import Method
+from .footprint import REMEDY
+from .methods.base import Method, TrainingError
 from .shared_memory import shared_by_all_ranks
 
 FIRST_TIER, TIER_GROWTH = 256, 8  # rows that are exchanged in every turn; each further tier has so many times the rows
@@ -36,6 +37,7 @@ UNSORTED_PERIOD = 16  # of tables whose rows are not sorted by frequency
 TURNS = 16  # between two looks at the clock, the keyboard and the sums
 MOST_IDS = 1 << 16  # of a rank in a turn, by default
 PIECE_ROWS = 512  # rows that are worked on together on a CPU: four arrays of them fit a core's L2
+CUDA_PIECE_FLOATS = 1 << 24  # of the rows that are worked on together on a GPU: some five times as much for a moment
 MOST_FLOATS = 1 << 28  # in one exchange
 OVERSHOOT = 1.0  # how far a row goes at most that all ranks move the same way, in moves of one of them
 GATHERED = 4  # ranks up to which everybody sends its bfloat16 deltas to everybody; more add them up in a ring
@@ -60,22 +62,42 @@ def process_group(device: str = "cpu") -> Iterator[None]:
 
     Args:
         device: ``cpu``, ``cuda`` or ``auto``, as in :class:`w2v_ext.TrainConfig`.
+
+    Raises:
+        ValueError: two processes would have the same GPU.
     """
     if num_ranks() == 1:
         yield
         return
-    backend = "gloo"
-    if device != "cpu" and torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-        backend = "cpu:gloo,cuda:nccl"
     store, number, ranks = next(dist.rendezvous("env://", timeout=_LONG))
     store = dist.PrefixStore(_name_of_attempt(store, number, ranks), store)
+    backend = "gloo"
+    if device != "cpu" and torch.cuda.is_available():
+        _take_gpu(store, number, ranks)
+        backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=_LONG)
     try:
         yield
     finally:
         with contextlib.suppress(RuntimeError):  # the others may be gone already
             dist.destroy_process_group()
+
+
+def _take_gpu(store: dist.Store, number: int, ranks: int) -> None:
+    """Choose this process' GPU; an error in all processes where two have the same, which NCCL would refuse later."""
+    count = torch.cuda.device_count()
+    index = int(os.environ.get("LOCAL_RANK", "0")) % count  # where each process is shown one of its own, that is 0
+    name = f"{torch.cuda.get_device_properties(index).uuid} {os.environ.get('CUDA_VISIBLE_DEVICES')}"
+    store.set(f"w2v_ext/gpu/{number}", name)
+    first: dict[bytes, int] = {}
+    for other in range(ranks):
+        before = first.setdefault(store.get(f"w2v_ext/gpu/{other}"), other)
+        if before != other:
+            raise ValueError(
+                f"device: expected at most one process for each GPU ({count} visible on this machine), got ranks "
+                f"{before} and {other} on the same; start fewer with --nproc-per-node, or use --device cpu"
+            )
+    torch.cuda.set_device(index)
 
 
 def _name_of_attempt(store: dist.Store, number: int, ranks: int) -> str:
@@ -125,6 +147,13 @@ def tier_bounds(rows: int) -> list[tuple[int, int, int]]:
     return bounds
 
 
+def piece_rows(device: str, gathers: bool, dim: int) -> int:
+    """How many rows are worked on together: more would take more memory for what is between, or leave the cache."""
+    if device == "cpu":
+        return 1 << 40 if gathers else PIECE_ROWS  # in one pass, where it is fused, there is nothing between
+    return max(1, CUDA_PIECE_FLOATS // dim)
+
+
 def turns_of_epoch(ranks: int) -> int:
     """Turns that an epoch has by default: with more ranks a row is staler at the end of a turn.
 
@@ -149,6 +178,9 @@ class Ranks(Method):
     Attributes:
         part: positions, of all ranks, that the trainer should ask for at a time.
         bytes_given: that this rank has put into exchanges.
+
+    Raises:
+        TrainingError: there is not as much memory.
     """
 
     def __init__(self, inner: Method, sync_every: int = 0, overshoot: float = OVERSHOOT) -> None:
@@ -162,7 +194,16 @@ class Ranks(Method):
         bounded = self.ranks > 2 and math.isfinite(overshoot)  # two throw a row as far beyond its balance at most
         self._overshoot = overshoot if bounded else 0
         self._turn = 0
-        self._lay_out()
+        try:
+            self._lay_out()
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            reason = str(error).rpartition("DefaultCPUAllocator: ")[2].partition(". ")[0]
+            raise TrainingError(
+                f"device: out of memory on {self.device} for what {self.ranks} processes exchange ({reason}); "
+                f"{REMEDY}, or start fewer processes"
+            ) from error
 
     def _lay_out(self) -> None:
         """Cut the tables into tiers and pieces: those of short periods first, so that an exchange is all up to one."""
@@ -175,8 +216,11 @@ class Ranks(Method):
         ]
         tiers.sort(key=lambda tier: tier[0])
         gathers = self.ranks <= GATHERED
-        most = PIECE_ROWS if self.device.type == "cpu" and not gathers else 1 << 40
-        pieces = [(period, rows) for period, tier in tiers for rows in tier.split(most)]
+        pieces = [
+            (period, rows)
+            for period, tier in tiers
+            for rows in tier.split(piece_rows(self.device.type, gathers, tier.shape[1]))
+        ]
         # Where the sums of moves travel, those of their squares travel with them.
         floats = sum(rows.numel() + (0 if gathers else len(rows)) for _, rows in pieces)
         self._moves = buffers = self._buffers(floats, gathers)
@@ -211,8 +255,8 @@ class Ranks(Method):
         shared = shared_by_all_ranks(8 * self.ranks + 2 * math.prod(shape)) if self.device.type == "cpu" else None
         if shared is None:
             return [torch.empty(self.ranks, floats, dtype=torch.bfloat16, device=self.device)]
-        counts, moves = shared.split([8 * self.ranks, 2 * math.prod(shape)])
-        self._signals = Signals(counts.view(torch.int64), self.rank)
+        counts, moves = shared.bytes.split([8 * self.ranks, 2 * math.prod(shape)])
+        self._signals = Signals(counts.view(torch.int64), self.rank, shared.gone)
         return list(moves.view(torch.bfloat16).view(shape))
 
     @property

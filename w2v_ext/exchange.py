@@ -7,12 +7,16 @@ with the next one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from . import ops
+from .methods.base import TrainingError
+
+_LOOK_SECONDS = 0.05  # between two looks at who is still there, while one waits
 
 
 def give_rows_(moves: Tensor, rows: Tensor, base: Tensor, own: int) -> None:
@@ -59,19 +63,30 @@ class Signals:
     Args:
         counts: (R,) int64 zeros on the CPU, the same memory in all ranks.
         own: this rank, from 0 to R - 1.
+        gone: gives the ranks whose processes have ended.
     """
 
-    def __init__(self, counts: Tensor, own: int) -> None:
-        self.counts, self.own = counts, own
+    def __init__(self, counts: Tensor, own: int, gone: Callable[[], list[int]]) -> None:
+        self.counts, self.own, self._gone = counts, own, gone
 
     def post(self, count: int) -> None:
         """Tell all that this rank has begun so many; they then see what it had written before."""
         ops._call(torch.ops.w2v_ext.post_count_, self.counts, self.own, count)
 
     def wait(self, count: int) -> None:
-        """Wait until all have begun so many. A rank that has died is torchrun's business; signals are handled."""
-        while not ops._call(torch.ops.w2v_ext.counts_reach, self.counts, count, 0.05):
-            pass
+        """Wait until all have begun so many; signals are handled.
+
+        Raises:
+            TrainingError: a rank that has not begun as many has ended. Waiting on, this process would heed no SIGTERM,
+                and torchrun would wait 30 s before it kills it and starts all anew.
+        """
+        while not ops._call(torch.ops.w2v_ext.counts_reach, self.counts, count, _LOOK_SECONDS):
+            for other in self._gone():
+                if (begun := self.counts[other].item()) < count:  # asked last: it may have begun, and gone in peace
+                    raise TrainingError(
+                        f"rank {other} is gone: its process ended after {begun} exchanges, {count} have begun; go "
+                        "on with --resume auto (torchrun --max-restarts does so by itself)"
+                    )
 
 
 @dataclass

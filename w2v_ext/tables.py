@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .footprint import REMEDY
 from .memory import check_memory
 
 _ROW_FLOATS = 16  # rows are padded to 64 bytes, a cache line and the widest vector
@@ -27,13 +28,12 @@ def padded_weight(vocab_size: int, dim: int) -> Tensor:
     stride = -(-dim // _ROW_FLOATS) * _ROW_FLOATS
     size = vocab_size * stride  # floats
     what = f"dim: a table of {vocab_size} words x {dim} takes"
-    remedy = "lower dim, or the vocabulary by max_vocab or min_count"
-    check_memory(4 * size, what, remedy)
+    check_memory(4 * size, what, REMEDY)
     if 4 * size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
         try:
             memory = mmap.mmap(-1, 4 * size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError) as error:
-            raise MemoryError(f"{what} {4 * size / 2**30:.1f} GiB, more than there is; {remedy}") from error
+            raise MemoryError(f"{what} {4 * size / 2**30:.1f} GiB, more than there is; {REMEDY}") from error
         with contextlib.suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
         buffer, boundary = torch.frombuffer(memory, dtype=torch.float32), _HUGE_PAGE

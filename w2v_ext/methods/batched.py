@@ -42,10 +42,11 @@ class Batched(CorpusMethod):
     """
 
     def __init__(self, corpus: Corpus, config: TrainConfig, device: torch.device) -> None:
-        super().__init__(corpus, config)
+        state = STATE[config.optimizer] if config.optimizer != "sgd" or config.momentum > 0 else {}
+        whole_rows = sum(not per_row for per_row in state.values())
+        super().__init__(corpus, config, rows=2 * (1 + whole_rows) * len(corpus.vocab))
         self.device = device
         self.weights["out_weight"] = padded_weight(*self.in_weight.shape)
-        state = STATE[config.optimizer] if config.optimizer != "sgd" or config.momentum > 0 else {}
         for name in ("in_weight", "out_weight"):
             for table, per_row in state.items():
                 shape = (len(self.in_weight),) if per_row else self.in_weight.shape

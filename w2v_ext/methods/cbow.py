@@ -17,7 +17,7 @@ class Cbow(CorpusMethod):
     """CBOW with negative sampling: ``train_cbow_``. ``out_weight`` (V, D) holds the output vectors of the words."""
 
     def __init__(self, corpus: Corpus, config: TrainConfig) -> None:
-        super().__init__(corpus, config)
+        super().__init__(corpus, config, rows=2 * len(corpus.vocab))
         self.weights["out_weight"] = padded_weight(*self.in_weight.shape)
 
     def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
@@ -51,7 +51,7 @@ class HierarchicalSoftmax(CorpusMethod):
     """
 
     def __init__(self, corpus: Corpus, config: TrainConfig) -> None:
-        super().__init__(corpus, config)
+        super().__init__(corpus, config, rows=2 * len(corpus.vocab))
         self.weights["out_weight"] = padded_weight(*self.in_weight.shape)
         self.tree = huffman_tree(corpus.vocab.counts)
         self.path_start, self.path = torch.from_numpy(self.tree.start), torch.from_numpy(self.tree.steps)

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import ops
 from ..config import TrainConfig
 from ..corpus import Corpus
+from ..footprint import check_tables
 from ..tables import keep_thresholds, padded_weight
 from .base import Method
 
@@ -27,8 +28,10 @@ class CorpusMethod(Method):
         in_weight: (V, D) float32, U(-0.5/D, 0.5/D) as word2vec does.
     """
 
-    def __init__(self, corpus: Corpus, config: TrainConfig) -> None:
+    def __init__(self, corpus: Corpus, config: TrainConfig, rows: int | None = None) -> None:
+        """MemoryError if tables of so many rows, all together (None: ``in_weight`` only), are more than there is."""
         vocab = corpus.vocab
+        check_tables(len(vocab), len(vocab) if rows is None else rows, config)
         self.config = config
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -74,7 +77,7 @@ class SkipGram(CorpusMethod):
     """Skip-gram with negative sampling: ``train_sgns_``, an epoch of blocks of neighbouring centres."""
 
     def __init__(self, corpus: Corpus, config: TrainConfig) -> None:
-        super().__init__(corpus, config)
+        super().__init__(corpus, config, rows=2 * len(corpus.vocab))
         self.weights["out_weight"] = padded_weight(*self.in_weight.shape)
 
     def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:

@@ -29,7 +29,7 @@ class FullSoftmax(CorpusMethod):
     """
 
     def __init__(self, corpus: Corpus, config: TrainConfig, device: torch.device) -> None:
-        super().__init__(corpus, config)
+        super().__init__(corpus, config, rows=2 * len(corpus.vocab))
         self.device = device
         self.weights["out_weight"] = padded_weight(*self.in_weight.shape)
         if device.type != "cpu":

@@ -37,10 +37,10 @@ class FastText(CorpusMethod):
     """
 
     def __init__(self, corpus: Corpus, config: TrainConfig) -> None:
-        super().__init__(corpus, config)
         self.settings = SubwordSettings(config.min_n, config.max_n, config.buckets)
         self.groups = SubwordGroups.of(corpus.vocab.words, self.settings)
         size, sums = len(corpus.vocab), len(self.groups.group_rows)
+        super().__init__(corpus, config, rows=sums + size)
         names = ("first", "entries", "word_rows", "group_rows")
         self._layout = {name: torch.from_numpy(getattr(self.groups, name)) for name in names}
         self.weights["ngram_weight"] = padded_weight(sums - size, config.dim)
