@@ -235,6 +235,9 @@ def test_one_rank_writes_for_all(whole):
     assert metrics["ranks"] == 2
     assert metrics["raw_words"] == 300_000
     assert metrics["loss"][-1] < metrics["loss"][0]
+    trained = metrics["trained_words_per_second"] * metrics["train_seconds"]
+    expected = 2 * metrics["exchanged_bytes_per_rank"] / trained
+    assert metrics["exchanged_bytes_per_trained_word"] == pytest.approx(expected) and expected > 1
     assert not (whole / CHECKPOINT).exists()
 
 

@@ -40,7 +40,7 @@ if [ "$kind" = thread ]; then
 else
     tests="${TESTS:-tests/test_loss.py tests/test_step.py tests/test_sgns_kernel.py tests/test_cbow.py
         tests/test_subword_kernel.py tests/test_softmax.py tests/test_glove.py tests/test_classify_kernel.py
-        tests/test_optim.py tests/test_tokenise.py tests/test_corpus.py tests/test_text_errors.py tests/test_phrases.py
+        tests/test_optim.py tests/test_exchange.py tests/test_tokenise.py tests/test_corpus.py tests/test_text_errors.py tests/test_phrases.py
         tests/test_formats.py tests/test_formats_more.py tests/test_fasttext_bin.py tests/test_loading.py
         tests/test_fuzz.py}"
     # The fuzzer's own crashes and limits of memory, in Python: AddressSanitizer makes other ones of them.

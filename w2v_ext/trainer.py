@@ -118,6 +118,7 @@ class Trainer:
             self.method = Ranks(self.method, config.sync_every)
         self.slice_loss = float("nan")
         self._stop = 0  # the signal that asked for it
+        self._words_before = 0  # trained on before this process went on
 
     @property
     def device(self) -> torch.device:
@@ -189,7 +190,7 @@ class Trainer:
             Interrupted: after Ctrl-C or SIGTERM, with the checkpoint saved.
             TrainingError: the loss is no longer finite (the last checkpoint is kept), or there was no pair to train on.
         """
-        state, config = self.state, self.config
+        state, config, self._words_before = self.state, self.config, self.state.words
         most = min(max(self.method.length * config.epochs // self.method.points, 1 << 16), 1 << 28)
         ids_per_slice, last_save = self.method.part or min(1 << 18, most), (time.monotonic(), self.words_done)
         _ = self._fingerprint if checkpoint_dir is not None else None
@@ -278,6 +279,10 @@ class Trainer:
     def metrics(self) -> dict:
         """Speed and loss of the run; rates are per second of wall time in the kernel (no reports, no checkpoints)."""
         seconds = max(self.state.train_seconds, 1e-9)
+        own = self.method.metrics()
+        if "exchanged_bytes_per_rank" in own:
+            given = num_ranks() * own["exchanged_bytes_per_rank"]
+            own["exchanged_bytes_per_trained_word"] = given / max(self.state.words - self._words_before, 1)
         return {
             "raw_words_per_second": self.words_done / seconds,
             "trained_words_per_second": self.state.words / seconds,
@@ -286,7 +291,7 @@ class Trainer:
             "vocab_size": len(self.corpus.vocab),
             "raw_words": self.corpus.num_tokens,
             "torch": torch.__version__,
-            **self.method.metrics(),
+            **own,
         }
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
