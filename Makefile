@@ -1,7 +1,7 @@
 # `make check` does what CI does, in the environment at hand.
 PYTHON ?= python
 
-.PHONY: check lint format test cuda bench docs sanitize sanitize-threads fuzz wheels
+.PHONY: check lint format test cuda bench docs sanitize sanitize-threads fuzz faults wheels
 
 check: lint cuda test
 
@@ -53,6 +53,12 @@ sanitize-threads:
 SEED ?= 0
 fuzz:
 	PYTHONPATH=.:tests $(PYTHON) -m fuzz --inputs 1000000 --seed $(SEED)
+
+# The tests of faults on real processes, the slow ones too, ROUNDS times; ends at the first round that fails.
+ROUNDS ?= 20
+faults:
+	for round in $$(seq $(ROUNDS)); do echo "round $$round"; $(PYTHON) -m pytest -q -x -n 2 -m "slow or not slow" \
+		tests/test_faults.py tests/test_checkpoints.py tests/test_distributed.py || exit 1; done
 
 # The sdist, and a wheel for each Python of PYTHONS, into dist/ (see tools/build_wheels.sh).
 PYTHONS ?= $(PYTHON)
