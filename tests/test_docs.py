@@ -15,7 +15,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "README.md"})  # the list of the others
-SLOW = set("classify continue evaluate formats guide models pictures report search seq2seq tools".split())  # over 10 s
+SLOW = set(
+    "classify continue evaluate formats guide models optimisers pictures report search seq2seq subwords tools".split()
+)
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
