@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from test_continued import run
 
-from w2v_ext import FastTextVectors, KeyedVectors, TrainConfig, Trainer, corpus_from_sequences, train
+from w2v_ext import FastTextVectors, KeyedVectors, TrainConfig, Trainer, corpus_from_sequences
 from w2v_ext.continued import Start, merge_corpus
 from w2v_ext.formats.table import VectorTable
 from w2v_ext.methods import _on_cuda
@@ -23,10 +24,6 @@ def config(**settings):
 def old_model(**settings):
     table = torch.zeros(3, 6)
     return ModelFiles(table, table, ["a", "b", "c"], np.array([100, 5, 1]), settings)
-
-
-def run(*arguments):
-    return train.main([*map(str, arguments), "--device", "cpu", "--threads", "1"])
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What happens to machines: kill -9 at random moments, full disks, files that change, SIGTERM, too little memory.
+"""What happens to machines: kill -9 at random moments, full disks, files that change, SIGTERM.
 
 On real processes; nothing is half-written, and what was whole before stays whole.
 """
@@ -20,11 +20,10 @@ import torch
 from safetensors.numpy import load_file
 
 import w2v_ext
-from w2v_ext import checkpoints, files, memory
+from w2v_ext import checkpoints, files
 from w2v_ext.checkpoints import CHECKPOINT, checkpoint_files, read_checkpoint, save_checkpoint
 from w2v_ext.corpus import Corpus, CorpusError, CorpusOptions, prepare_corpus
 from w2v_ext.model_files import load_model, save_model
-from w2v_ext.train import main
 from w2v_ext.trainer import TrainingError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals, links and limits as Unix has them")
@@ -389,7 +388,7 @@ def test_ids_cut_under_a_real_run(text, tmp_path):
     assert process.returncode in (143, -signal.SIGTERM), error  # after, or just before, it began to train
 
 
-# ---- signals and memory ------------------------------------------------------------------------------------------
+# ---- signals -----------------------------------------------------------------------------------------------------
 
 
 def test_sigterm_at_random_moments_and_on(text, tmp_path):
@@ -402,52 +401,6 @@ def test_sigterm_at_random_moments_and_on(text, tmp_path):
     assert process.returncode == 143, error
     assert f"interrupted; checkpoint in {tmp_path}/m/{CHECKPOINT}; go on with the same command and --resume" in error
     assert [p.name for p in (tmp_path / "m").iterdir()] == [CHECKPOINT]
-
-
-def test_more_memory_than_there_is(tmp_path, monkeypatch, capsys):
-    (tmp_path / "t").write_text("".join(f"w{i} w{i + 1} " * 2 for i in range(300)))
-    monkeypatch.setattr(memory, "available_memory", lambda: 100 << 20)
-    flags = ["--corpus", tmp_path / "t", "--out", tmp_path / "m", "--min-count", "1", "--dim", "100000"]
-    assert main(list(map(str, flags))) == 2
-    assert (
-        "error: dim: the tables of 301 words x 100000 take 0.2 GiB, more than there is (0.1 GiB); lower dim, or the "
-        "vocabulary by max_vocab or min_count" in capsys.readouterr().err
-    )
-    assert not (tmp_path / "m").exists()
-
-
-def test_available_memory(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path / "memory.max")
-    assert memory.available_memory() is None
-    memory.check_memory(1 << 60, "nobody knows")
-    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:  4096 kB\n")
-    assert memory.available_memory() == 4 << 20
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.available_memory() == 4 << 20
-    (tmp_path / "memory.max").write_text("1048576\n")
-    assert memory.available_memory() == 1 << 20
-    with pytest.raises(MemoryError, match=r"x takes 1.0 GiB, more than there is \(0.0 GiB\); lower y"):
-        memory.check_memory(1 << 30, "x takes", "lower y")
-
-
-def test_out_of_memory_on_the_device_names_what_to_lower(text, tmp_path, monkeypatch, capsys):
-    from w2v_ext.methods import SkipGram
-
-    train, calls = SkipGram.train, []
-
-    def full(self, *where):
-        calls.append(where)
-        if len(calls) > 4:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
-        return train(self, *where)
-
-    monkeypatch.setattr(SkipGram, "train", full)
-    assert main(list(map(str, settings(text, tmp_path / "m", **{"checkpoint-words": 1})))) == 2
-    said = capsys.readouterr().err
-    assert "error: device: out of memory on cpu in epoch " in said
-    assert "(CUDA out of memory); lower dim, or the vocabulary by max_vocab or min_count" in said
-    assert [p.name for p in checkpoint_files(tmp_path / "m")][0] == CHECKPOINT  # what was saved before stays
 
 
 # ---- the bytes of a file that many write ---------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch.distributed as dist
 import w2v_ext
 from w2v_ext import footprint, memory, tables
 from w2v_ext.distributed import Ranks
-from w2v_ext.methods import TrainingError, batched, cbow, skipgram, softmax, subword
+from w2v_ext.methods import TrainingError, cbow, skipgram, subword
 
 MIB = 1 << 20
 
@@ -27,7 +27,7 @@ def made(monkeypatch):
         return tables.padded_weight(*shape)
 
     monkeypatch.setattr(memory, "available_memory", lambda: 100 * MIB)
-    for module in (batched, cbow, skipgram, softmax, subword):
+    for module in (cbow, skipgram, subword):
         monkeypatch.setattr(module, "padded_weight", note)
     return found
 

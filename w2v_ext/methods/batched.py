@@ -16,10 +16,9 @@ from ..config import TrainConfig
 from ..corpus import Corpus
 from ..optim import rows_and_values
 from ..reference import mix64
-from ..tables import padded_weight
 from ..windows import Windows, batches, draw_windows
 from .base import learning_rate, torch_threads
-from .skipgram import CorpusMethod
+from .skipgram import BatchMethod
 
 STATE = {  # tables of an optimiser's state, for each weight: name, and whether it has a number per row only
     "sgd": {"momentum_buffer": False},
@@ -29,7 +28,7 @@ STATE = {  # tables of an optimiser's state, for each weight: name, and whether 
 }
 
 
-class Batched(CorpusMethod):
+class Batched(BatchMethod):
     """Negative sampling, ``config.batch_size`` centres to a step, with the gradient of the sum of their losses.
 
     A pair of skip-gram has a context's row of ``in_weight`` and the centre's of ``out_weight``; a centre of CBOW the
@@ -44,28 +43,18 @@ class Batched(CorpusMethod):
     def __init__(self, corpus: Corpus, config: TrainConfig, device: torch.device) -> None:
         state = STATE[config.optimizer] if config.optimizer != "sgd" or config.momentum > 0 else {}
         whole_rows = sum(not per_row for per_row in state.values())
-        super().__init__(corpus, config, rows=2 * (1 + whole_rows) * len(corpus.vocab))
-        self.device = device
-        self.weights["out_weight"] = padded_weight(*self.in_weight.shape)
+        super().__init__(corpus, config, device, rows=2 * (1 + whole_rows) * len(corpus.vocab))
         for name in ("in_weight", "out_weight"):
             for table, per_row in state.items():
                 shape = (len(self.in_weight),) if per_row else self.in_weight.shape
                 dtype = torch.int32 if table == "row_steps" else torch.float32
-                self.weights[f"{name}.{table}"] = torch.zeros(shape, dtype=dtype)
-        if device.type != "cpu":
-            self.weights = {name: weight.to(device) for name, weight in self.weights.items()}
-            self.in_weight = self.weights["in_weight"]
+                self.weights[f"{name}.{table}"] = torch.zeros(shape, dtype=dtype, device=device)
         self._stretch = max(4096, 8 * config.batch_size)  # ids whose sentences are cut into batches together
 
     @property
     def where(self) -> str:
         """What it trains on, in words: ``2 threads, adam`` or ``cuda:0, adam``."""
-        place = f"{self.config.num_threads} threads" if self.device.type == "cpu" else str(self.device)
-        return f"{place}, {self.config.optimizer}"
-
-    def metrics(self) -> dict:
-        """Device and its settings, as JSON."""
-        return super().metrics() if self.device.type == "cpu" else {"device": torch.cuda.get_device_name(self.device)}
+        return f"{super().where}, {self.config.optimizer}"
 
     def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
         """Train on the stretches that start in ``ids[begin:end]``: the batches are the same for any cut."""

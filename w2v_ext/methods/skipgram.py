@@ -99,3 +99,28 @@ class SkipGram(CorpusMethod):
             end=end,
             threads=config.num_threads,
         )
+
+
+class BatchMethod(CorpusMethod):
+    """A model whose steps are PyTorch's operators on batches of centres, on the CPU or on CUDA.
+
+    Args:
+        rows: of all tables together, for the memory they take.
+    """
+
+    def __init__(self, corpus: Corpus, config: TrainConfig, device: torch.device, rows: int) -> None:
+        super().__init__(corpus, config, rows=rows)
+        self.device = device
+        self.weights["out_weight"] = padded_weight(*self.in_weight.shape)
+        if device.type != "cpu":
+            self.weights = {name: weight.to(device) for name, weight in self.weights.items()}
+            self.in_weight = self.weights["in_weight"]
+
+    @property
+    def where(self) -> str:
+        """What it trains on, in words: ``2 threads`` or ``cuda:0``."""
+        return f"{self.config.num_threads} threads" if self.device.type == "cpu" else str(self.device)
+
+    def metrics(self) -> dict:
+        """Device and its settings, as JSON."""
+        return super().metrics() if self.device.type == "cpu" else {"device": torch.cuda.get_device_name(self.device)}

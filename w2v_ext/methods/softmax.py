@@ -12,16 +12,15 @@ from torch import Tensor
 
 from ..config import TrainConfig
 from ..corpus import Corpus
-from ..tables import padded_weight
 from ..windows import Windows, batches, draw_windows
 from .base import learning_rate, torch_threads
-from .skipgram import CorpusMethod
+from .skipgram import BatchMethod
 
 STRETCH = 512  # ids whose sentences are cut into batches together
 BATCH = 64  # centres: as many as make a good matrix product; a step takes their sum, so many more would overshoot
 
 
-class FullSoftmax(CorpusMethod):
+class FullSoftmax(BatchMethod):
     """Exact softmax: SGD on the sum of the losses of ``BATCH`` centres at a time.
 
     Skip-gram predicts each context from the centre's row (Mikolov et al., NIPS 2013, eq. 2), so that all contexts of a
@@ -29,21 +28,7 @@ class FullSoftmax(CorpusMethod):
     """
 
     def __init__(self, corpus: Corpus, config: TrainConfig, device: torch.device) -> None:
-        super().__init__(corpus, config, rows=2 * len(corpus.vocab))
-        self.device = device
-        self.weights["out_weight"] = padded_weight(*self.in_weight.shape)
-        if device.type != "cpu":
-            self.weights = {name: weight.to(device) for name, weight in self.weights.items()}
-            self.in_weight = self.weights["in_weight"]
-
-    @property
-    def where(self) -> str:
-        """What it trains on, in words: ``2 threads`` or ``cuda:0``."""
-        return f"{self.config.num_threads} threads" if self.device.type == "cpu" else str(self.device)
-
-    def metrics(self) -> dict:
-        """Device and its settings, as JSON."""
-        return super().metrics() if self.device.type == "cpu" else {"device": torch.cuda.get_device_name(self.device)}
+        super().__init__(corpus, config, device, rows=2 * len(corpus.vocab))
 
     def train(self, epoch: int, begin: int, end: int) -> tuple[float, int, int]:
         """Train on the stretches that start in ``ids[begin:end]``: the batches are the same for any cut."""
