@@ -247,14 +247,14 @@ def test_full_disk_and_checkpoints(small_disk):
 def test_full_disk_and_models(small_disk):
     rng = np.random.default_rng(0)
     save_model(small_disk / "m", rng.normal(size=(2, 4)), None, ["a", "b"], [2, 1], {})
-    w2v_ext.formats.save_vectors(small_disk / "v.txt", ["a"], np.ones((1, 3)))
+    w2v_ext.save_vectors(small_disk / "v.txt", ["a"], np.ones((1, 3)))
     before = snapshot(small_disk)
     large = rng.normal(size=(2, 400_000))
     with pytest.raises(OSError, match=r"cannot write .*model\.safetensors: No space left on device"):
         save_model(small_disk / "m", large, None, ["c", "d"], [2, 1], {})
     for name in ("v.txt", "v.bin", "v.safetensors"):
         with pytest.raises(OSError, match=rf"cannot write .*{name}: .*No space left on device"):
-            w2v_ext.formats.save_vectors(small_disk / name, ["c", "d"], large)
+            w2v_ext.save_vectors(small_disk / name, ["c", "d"], large)
     assert snapshot(small_disk) == before
     assert load_model(small_disk / "m").words == ["a", "b"]
 
