@@ -13,6 +13,7 @@ import torch
 import w2v_ext
 from w2v_ext import geometry
 from w2v_ext.analyze import main
+from w2v_ext.synthetic import builtin_corpus_path
 from w2v_ext.themes import parse_pairs, parse_themes, read_themes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -325,7 +326,7 @@ def test_html_without_matplotlib_names_the_extra(monkeypatch):
 
 
 def test_built_in_themes_stand_out(tmp_path):
-    corpus = w2v_ext.prepare_corpus(w2v_ext.synthetic.builtin_corpus_path())
+    corpus = w2v_ext.prepare_corpus(builtin_corpus_path())
     vectors = w2v_ext.Trainer(corpus, w2v_ext.TrainConfig(dim=50, epochs=3)).fit().keyed_vectors()
     report = w2v_ext.analyze_embedding_quality(vectors, themes=read_themes("builtin"))
     assert len(report.themes) == 20

@@ -82,7 +82,7 @@ def test_threads_spill_and_interrupt(tmp_path):
 def test_threads_read_and_write_rows_together(tmp_path):
     vectors = np.random.default_rng(0).normal(size=(4000, 30)).astype(np.float32)
     words = [f"w{i}" for i in range(len(vectors))]
-    w2v_ext.formats.save_vectors(tmp_path / "v.txt", words, vectors, threads=THREADS)
-    table = w2v_ext.formats.load_vectors(tmp_path / "v.txt", threads=THREADS)
+    w2v_ext.save_vectors(tmp_path / "v.txt", words, vectors, threads=THREADS)
+    table = w2v_ext.load_vectors(tmp_path / "v.txt", threads=THREADS)
     assert table.words == words
     assert np.array_equal(table.vectors, vectors)

@@ -10,6 +10,7 @@ import pytest
 import w2v_ext
 from w2v_ext import monitor
 from w2v_ext.monitor import HistoryMonitor, TensorBoardMonitor, load_history
+from w2v_ext.synthetic import builtin_corpus_path
 from w2v_ext.train import main
 
 
@@ -56,7 +57,7 @@ def test_history_of_a_run(text, tmp_path):
 
 
 def test_steps_are_the_loss_of_their_slice_and_no_crumbs():
-    corpus = w2v_ext.prepare_corpus(w2v_ext.synthetic.builtin_corpus_path())
+    corpus = w2v_ext.prepare_corpus(builtin_corpus_path())
     trainer = w2v_ext.Trainer(corpus, config(epochs=1))
     record = HistoryMonitor(trainer)
     trainer.fit(on_progress=record.on_progress, on_epoch=record.on_epoch)
