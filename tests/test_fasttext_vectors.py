@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from w2v_ext import FastTextVectors, KeyedVectors, TrainConfig, Trainer, convert, corpus_from_sequences, train
+from w2v_ext import FastTextVectors, KeyedVectors, TrainConfig, Trainer, compress, convert, corpus_from_sequences, train
 from w2v_ext.files import FormatError
 from w2v_ext.formats import load_fasttext_bin, load_vectors, save_vectors
 
@@ -127,6 +127,11 @@ def test_ngrams_that_are_left_out_are_told(model, tmp_path, capsys):
         for src in (model, tmp_path / "m.bin"):
             assert convert.main([str(src), str(tmp_path / dst), *flags, "--force"]) == 0
             assert re.fullmatch(f"note: the n-grams of {src} are left out: ({reason})\n", capsys.readouterr().err)
+    assert compress.main([str(tmp_path / "m.bin"), str(tmp_path / "small")]) == 0
+    said = f"note: the n-grams of {tmp_path / 'm.bin'} are left out: a compressed file has words only\n"
+    assert capsys.readouterr().err == said
+    assert compress.main([str(tmp_path / "v.vec"), str(tmp_path / "small"), "--force"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -12,19 +12,21 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from .command_line import read_vectors, run_command
-from .convert import check_destination
+from .command_line import read_table, run_command
+from .convert import WITH_NGRAMS, check_destination
+from .fasttext_vectors import has_subwords
 from .json_values import json_text
 from .judgments import evaluate_word_pairs
 from .keyedvectors import KeyedVectors
 from .quantize import Compressed, compress, save_compressed
+from .reporting import Report
 
 DESCRIPTION = """Compress vectors of any format into one safetensors file, and report the loss.
 
 int8 keeps a quarter of the bytes and nearly everything; pq keeps a byte for every few numbers; low-rank keeps the
-strongest directions. The file is read wherever vectors are read, as float32. The report compares the 10 nearest
-neighbours of some words before and after, and, given --pairs (WordSim-353 and the like), the rank correlation with
-human scores."""
+strongest directions. The file is read wherever vectors are read, as float32; it has no n-grams. The report compares
+the 10 nearest neighbours of some words before and after, and, given --pairs (WordSim-353 and the like), the rank
+correlation with human scores."""
 
 PathLike = str | os.PathLike[str]
 
@@ -143,7 +145,12 @@ def run(line: CommandLine) -> Loss:
         raise ValueError(f"queries: expected a number >= 1, got {line.queries}")
     dst = Path(line.dst)
     check_destination(Path(line.src), dst, is_directory=False, force=line.force)
-    vectors = read_vectors(line.src, "src")
+    name, table = read_table(line.src, "src")
+    if not table.words:
+        raise ValueError(f"src: expected at least one word, {line.src} has none")
+    vectors = KeyedVectors(*table)
+    if name in WITH_NGRAMS and has_subwords(line.src):
+        Report(sys.stderr).line(f"note: the n-grams of {line.src} are left out: a compressed file has words only")
     if line.pairs is not None:
         evaluate_word_pairs(vectors, line.pairs, restrict_vocab=None)  # what is wrong with them is said at once
     packed = compress(vectors.vectors, line.method, parts=line.parts, rank=line.rank, seed=line.seed)

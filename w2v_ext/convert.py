@@ -22,7 +22,7 @@ from .formats.registry import FORMATS, format_for_writing
 from .json_values import json_text
 from .reporting import Report
 
-_WITH_NGRAMS = ("model", "fasttext-bin")
+WITH_NGRAMS = ("model", "fasttext-bin")
 
 DESCRIPTION = """Convert vectors from one format to another.
 
@@ -94,7 +94,7 @@ def _whole_model(src: str, source: str, target: str, words: list[str]) -> Callab
     if source == target == "fasttext-bin":
         model = formats.load_fasttext_bin(src)
         return partial(write_fasttext_model, model=model) if model.words == words else None
-    if source in _WITH_NGRAMS and target in _WITH_NGRAMS and has_subwords(src):
+    if source in WITH_NGRAMS and target in WITH_NGRAMS and has_subwords(src):
         vectors = FastTextVectors.load(src)
         write = vectors.save_fasttext_bin if target == "fasttext-bin" else vectors.save
         return write if vectors.index_to_key == words else None
@@ -121,8 +121,8 @@ def run(line: CommandLine) -> None:
     words, vectors, counts = table
     changed = line.limit is not None or line.replace_space is not None or line.max_norm is not None
     whole = None if changed else _whole_model(line.src, name, chosen.name, words)
-    if whole is None and name in _WITH_NGRAMS and has_subwords(line.src):
-        reason = "what is asked for changes the words" if chosen.name in _WITH_NGRAMS else f"{chosen.name} has none"
+    if whole is None and name in WITH_NGRAMS and has_subwords(line.src):
+        reason = "what is asked for changes the words" if chosen.name in WITH_NGRAMS else f"{chosen.name} has none"
         Report(sys.stderr).line(f"note: the n-grams of {line.src} are left out: {reason}")
     if line.replace_space is not None:
         words = [line.replace_space.join(word.split()) for word in words]
