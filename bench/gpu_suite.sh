@@ -88,7 +88,7 @@ tests() {
   local workers=()
   "$python" -c 'import xdist' 2> /dev/null && [[ -z $dry ]] && workers=(-n 8)
   "$python" -m pytest -q -p no:cacheprovider -m "cuda and (slow or not slow)" --durations=8 "${workers[@]}" \
-    tests/test_cuda.py tests/test_batched.py tests/test_cuda_{step,optim,trainer,epoch,family,subword,classify,glove}.py \
+    tests/test_cuda.py tests/test_batched.py tests/test_cuda_{step,optim,trainer,epoch,family,subword,classify,glove,softmax}.py \
     tests/test_nearest.py tests/test_seq2seq_{model,training}.py tests/test_trainer.py &&
     { [[ -n $dry ]] || grep -q -E "[1-9][0-9]* passed" "$work/tests.log"; }  # all skipped is not passed
 }

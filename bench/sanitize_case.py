@@ -161,7 +161,18 @@ def optimizer_case(dtype: torch.dtype, dim: int) -> None:
     assert row_steps.square_norm(weight, rows, values, 1.0).isfinite()
 
 
+def softmax_case(dtype: torch.dtype, vocab: int) -> None:
+    """Losses and slopes over a vocabulary of a part of a row, and of several."""
+    total = torch.float64 if dtype == torch.float64 else torch.float32
+    scores = torch.randn(3, vocab, generator=generator).to("cuda", dtype)
+    bias, losses = torch.randn(vocab, generator=generator).to("cuda", total), torch.zeros(3, device="cuda", dtype=total)
+    ops._ops.softmax_slopes_cuda_(scores, bias, torch.tensor([vocab - 1, 0, vocab // 2]).cuda(), 0.1, losses, True)
+    assert losses.isfinite().all() and scores.float().sum(1).abs().max() < 0.1
+
+
 for dtype in (torch.float32, torch.float64, torch.bfloat16):
+    for vocab in (5, 7001):
+        softmax_case(dtype, vocab)
     for dim, negatives in ((7, 5), (128, 10), (130, 18), (132, 2)):
         for sort in (False, True):
             loss_case(dtype, dim, negatives, sort)

@@ -151,6 +151,11 @@ STABLE_TORCH_LIBRARY(w2v_ext, m) {
   m.def(
       "ngram_rows_(Tensor(a!) bucket_rows, Tensor tokens, Tensor ends, Tensor hashes, Tensor lines, int word_ngrams, "
       "int first, int threads) -> (Tensor rows, Tensor ends, int next)");
+  // On CUDA: the label-smoothed cross-entropy of each row of scores (N, V) + bias (V,) for target (N,) int64, and its
+  // slopes in place of the scores, if they are wanted. bias and losses in float32 (float64 for float64 scores).
+  m.def(
+      "softmax_slopes_cuda_(Tensor(a!) scores, Tensor? bias, Tensor target, float smoothing, Tensor(b!) losses, "
+      "bool with_slopes) -> ()");
   // Several ranks that train the same rows (N, D) float32: what this one, `own`, has moved by since all agreed on base
   // goes into moves (R, N, D) bfloat16; and from everybody's moves base moves by their sum, rows by what the others
   // moved. The sum S of moves d is shortened to S min(1, overshoot sum |d|^2 / |S|^2); not so if overshoot is 0.

@@ -44,7 +44,7 @@ def test_is_plain_cross_entropy(smoothing, with_bias, chunk, reduction):
 @pytest.mark.parametrize("rows", [1, 64, 150, 700])
 def test_chunks_of_blocks(monkeypatch, dtype, rows):
     monkeypatch.setattr("w2v_ext.seq2seq.loss._CHUNK_NUMBERS", 64 * 13)
-    monkeypatch.setattr("w2v_ext.seq2seq.loss._BLOCK_ROWS", {"cpu": 192})
+    monkeypatch.setattr("w2v_ext.seq2seq.loss._BLOCK_ROWS", 192)
     assert chunk_rows(13) == (192, 64)
     leaves = features, weight, bias, target = make(rows=rows, ignored=rows // 9)
     want = F.cross_entropy(F.linear(features, weight, bias), target, ignore_index=0, label_smoothing=0.1)

@@ -50,6 +50,7 @@ def _step_shapes(in_weight, out_weight, center, pos, neg, step):
 @torch.library.register_fake("w2v_ext::train_hs_cuda_")
 @torch.library.register_fake("w2v_ext::train_cbow_cuda_")
 @torch.library.register_fake("w2v_ext::train_sgns_cuda_")
+@torch.library.register_fake("w2v_ext::softmax_slopes_cuda_")
 @torch.library.register_fake("w2v_ext::give_rows_")
 @torch.library.register_fake("w2v_ext::take_rows_")
 def _train_shapes(*_):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,13 +17,72 @@ _CHUNK_NUMBERS = 3 << 20  # logits of one chunk: 12 MiB in float32, which caches
 _ROUND = 64
 # Rows whose slopes are multiplied at a time. The (V, F) gradient is read and written for each of them, which on a CPU,
 # for V 50,000, took longer than the rest together with 128.
-_BLOCK_ROWS = {"cpu": 512, "cuda": 128}
+_BLOCK_ROWS = 512
 
 
-def chunk_rows(vocab_size: int, device: str = "cpu") -> tuple[int, int]:
+def chunk_rows(vocab_size: int) -> tuple[int, int]:
     """Rows of slopes, and of float32 logits, that are held at a time, by default."""
     logits = max(_ROUND, _CHUNK_NUMBERS // max(vocab_size, 1) // _ROUND * _ROUND)
-    return max(_BLOCK_ROWS.get(device, 128), logits), logits
+    return max(_BLOCK_ROWS, logits), logits
+
+
+def _has_kernel(weight: Tensor) -> bool:
+    """Whether `_slopes_by_kernel` can take the logits of these."""
+    return weight.is_cuda and ops.has_cuda_kernels()
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows of logits that become slopes, in place.
+
+    Attributes:
+        logits: (N, V) without bias; slopes afterwards.
+        target: (M,) int64 of the first M rows; the others, with which a block is filled up, do not count.
+        losses: (M,) float32 (float64 for float64), to fill in.
+    """
+
+    logits: Tensor
+    target: Tensor
+    losses: Tensor
+
+
+def _slopes_by_kernel(
+    block: _Block, bias: Tensor | None, smoothing: float, grad_b: Tensor | None, wanted: bool
+) -> None:
+    """Fill in the losses, write slopes in the place of logits if they are `wanted`, and add them to `grad_b`."""
+    real, rest = block.logits.tensor_split([len(block.target)])
+    ops._call(ops._ops.softmax_slopes_cuda_, real, bias, block.target, smoothing, block.losses, wanted)
+    rest.zero_()
+    if grad_b is not None:
+        grad_b += real.sum(0, dtype=grad_b.dtype)
+
+
+def _slopes(
+    block: _Block, bias: Tensor | None, smoothing: float, grad_b: Tensor | None, wanted: bool, *, chunk: Tensor
+) -> None:
+    """The same by PyTorch's operators, as many rows at a time as `chunk` has, which is written over."""
+    vocab_size = block.logits.shape[1]
+    for at in range(0, len(block.logits), len(chunk)):
+        rows, goal, loss = (x[at : at + len(chunk)] for x in (block.logits, block.target, block.losses))
+        log_p = rows if rows.dtype == chunk.dtype else chunk[: len(rows)].copy_(rows)  # (chunk, V)
+        if bias is not None:
+            log_p += bias
+        torch.log_softmax(log_p, 1, out=log_p)
+        real, goal = log_p[: len(goal)], goal[:, None]
+        loss.copy_((smoothing - 1) * real.gather(1, goal)[:, 0])
+        if smoothing:
+            loss -= smoothing / vocab_size * real.sum(1)
+        if not wanted:
+            continue
+        slope = log_p.exp_()
+        if smoothing:
+            slope -= smoothing / vocab_size
+        slope[: len(goal)].scatter_add_(1, goal, slope.new_full(goal.shape, smoothing - 1))
+        slope[len(goal) :] = 0
+        if grad_b is not None:
+            grad_b += slope.sum(0)
+        if slope is not rows:
+            rows.copy_(slope)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -45,48 +106,31 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.float64 if features.dtype == torch.float64 else torch.float32
         with torch.autocast(device, enabled=False):
             x, w = features.to(compute), weight.to(compute)
+            b = None if bias is None else bias.to(total).contiguous()
             vocab_size = weight.shape[0]
             grad_w = torch.zeros(weight.shape, dtype=total, device=weight.device) if needs[1] else None
-            grad_b = (
-                torch.zeros(vocab_size, dtype=total, device=weight.device) if bias is not None and needs[2] else None
-            )
-            loss = torch.zeros((), dtype=total, device=x.device)
+            grad_b = torch.zeros(vocab_size, dtype=total, device=weight.device) if b is not None and needs[2] else None
             # Rows of zeros fill the last block to a multiple of 64: oneDNN builds a kernel for every new shape (13 ms).
             count = len(x)
-            block, chunk = (chunk, chunk) if chunk else chunk_rows(vocab_size, device)
+            block, chunk = (chunk, chunk) if chunk else chunk_rows(vocab_size)
             block = max(1, min(block, -(-count // _ROUND) * _ROUND))
             padded = -(-count // _ROUND) * _ROUND if block % _ROUND == 0 else count
-            x, target = F.pad(x, (0, 0, 0, padded - count)), F.pad(target, (0, padded - count))
+            x = F.pad(x, (0, 0, 0, padded - count))
             grad_x = torch.empty_like(x) if needs[0] else None
+            losses = torch.zeros(count, dtype=total, device=x.device)
             # These are all that exists of the logits and of their gradient: rows of a block in the products' precision,
-            # and of a chunk in the sum's.
+            # and without the kernel of a chunk in the sum's.
             products = torch.empty(block, vocab_size, dtype=compute, device=x.device)
-            logits = None if compute == total else products.new_empty(min(chunk, block), vocab_size, dtype=total)
+            slopes = _slopes_by_kernel
+            if not _has_kernel(weight):
+                held = products[:chunk] if compute == total else products[:chunk].to(total)
+                slopes = partial(_slopes, chunk=held)
             piece = None if compute == total or grad_w is None else torch.empty_like(w)
             for start in range(0, padded, block):
-                part, goals = x[start : start + block], target[start : start + block, None]
+                part = x[start : start + block]
                 product = torch.mm(part, w.T, out=products[: len(part)])  # (block, V)
-                for at in range(0, len(part), chunk):
-                    rows, goal = product[at : at + chunk], goals[at : at + chunk]
-                    real = max(0, min(len(rows), count - start - at))
-                    log_p = rows if logits is None else logits[: len(rows)].copy_(rows)  # (chunk, V)
-                    if bias is not None:
-                        log_p += bias.to(total)
-                    torch.log_softmax(log_p, 1, out=log_p)
-                    loss -= (1 - smoothing) * log_p[:real].gather(1, goal[:real]).sum()
-                    if smoothing:
-                        loss -= smoothing / vocab_size * log_p[:real].sum()
-                    if not any(needs[:3]):
-                        continue
-                    slope = log_p.exp_()
-                    if smoothing:
-                        slope -= smoothing / vocab_size
-                    slope.scatter_add_(1, goal, slope.new_full(goal.shape, smoothing - 1))
-                    slope[real:] = 0
-                    if grad_b is not None:
-                        grad_b += slope.sum(0)
-                    if logits is not None:
-                        rows.copy_(slope)
+                rows = _Block(product, target[start : start + block], losses[start : start + block])
+                slopes(rows, b, smoothing, grad_b, any(needs[:3]))
                 if grad_x is not None:
                     torch.mm(product, w, out=grad_x[start : start + block])
                 if grad_w is not None:
@@ -97,7 +141,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_x = None if grad_x is None else grad_x[:count]
         ctx.save_for_backward(grad_x, grad_w, grad_b)
         ctx.types = features.dtype, weight.dtype, None if bias is None else bias.dtype
-        return loss
+        return losses.sum()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -122,9 +166,9 @@ def chunked_cross_entropy(
 ) -> Tensor:
     """Cross-entropy of ``features @ weight.T + bias`` in chunks of rows; exact.
 
-    Memory: one block of slopes (512 rows on the CPU, 128 on CUDA, more where V is small), one chunk of logits (12 MiB,
-    or 64 rows), and the gradients of the arguments; not the (N, V) logits, nor their gradient. Rows whose target is
-    `ignore_index` cost nothing. The result has first derivatives only.
+    Memory: one block of slopes (512 rows, more where V is small), one chunk of logits (12 MiB, or 64 rows; none on CUDA
+    with the library's kernels), and the gradients of the arguments; not the (N, V) logits, nor their gradient. Rows
+    whose target is `ignore_index` cost nothing. The result has first derivatives only.
 
     Args:
         features: (N, F) or (B, T, F), any float dtype.
@@ -160,11 +204,10 @@ def chunked_cross_entropy(
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias: expected shape ({weight.shape[0]},) to match weight, got {tuple(bias.shape)}")
     rows, goals = _counted_rows(features, target, ignore_index)
-    if len(goals) and not 0 <= int(goals.min()) <= int(goals.max()) < len(weight):
-        raise ValueError(
-            f"target: expected words in [0, {len(weight)}) or {ignore_index}, got {int(goals.min())} to "
-            f"{int(goals.max())}"
-        )
+    if len(goals):
+        low, high = torch.stack(goals.aminmax()).tolist()  # at once: on CUDA each question waits for the device
+        if not 0 <= low <= high < len(weight):
+            raise ValueError(f"target: expected words in [0, {len(weight)}) or {ignore_index}, got {low} to {high}")
     loss = _ChunkedCrossEntropy.apply(rows, weight, bias, goals, label_smoothing, chunk)
     return loss / max(len(goals), 1) if reduction == "mean" else loss
 
