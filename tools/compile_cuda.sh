@@ -22,15 +22,27 @@ flags=(
   -Werror all-warnings -Xcompiler -fPIC,-Wall,-Wextra,-Werror -Xptxas -v
 )
 report=build/cuda_resources.txt
+rm -rf build/cuda
 mkdir -p build/cuda
-: > "$report"
-for source in csrc/cuda/*.cu; do
-  echo "source $source" >> "$report"
-  "$nvcc" "${flags[@]}" -c "$source" -o "build/cuda/$(basename "$source" .cu).o" >> "$report" 2>&1 || {
-    grep -v -e "ptxas info" -e "bytes stack frame" "$report"
-    echo "compile_cuda: $source does not compile"
-    exit 1
-  }
+
+compile() {  # SOURCE: compiles it, into a report of its own
+  local name
+  name="build/cuda/$(basename "$1" .cu)"
+  echo "source $1" > "$name.txt"
+  "$nvcc" "${flags[@]}" -c "$1" -o "$name.o" >> "$name.txt" 2>&1 || touch "$name.failed"
+}
+
+for source in csrc/cuda/*.cu; do  # as many at once as there are processors
+  while (($(jobs -pr | wc -l) >= $(nproc))); do wait -n; done
+  compile "$source" &
+done
+wait
+cat build/cuda/*.txt > "$report"
+for failed in build/cuda/*.failed; do
+  [[ -e $failed ]] || continue
+  grep -v -e "ptxas info" -e "bytes stack frame" "${failed%.failed}.txt"
+  echo "compile_cuda: csrc/cuda/$(basename "$failed" .failed).cu does not compile"
+  exit 1
 done
 
 # One line per kernel; the mangled name is made readable, and the namespaces of all kernels are left out.
