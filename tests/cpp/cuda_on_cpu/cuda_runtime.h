@@ -1,6 +1,7 @@
 // As much of CUDA as the kernels of csrc/cuda use, on the CPU: the threads of a warp are fibers that take turns, and
 // switch where CUDA's would wait for each other. Stands before the toolkit's own header in the include path.
 #pragma once
+#include <csetjmp>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -58,9 +59,12 @@ struct Exchange {
 };
 
 inline Exchange exchange;
-inline ucontext_t scheduler, fibers[kLanes];
+// A fiber begins as a context of its own; after that it and the scheduler jump to and fro, which unlike swapcontext()
+// asks nothing of the kernel.
+inline ucontext_t fibers[kLanes];
+inline jmp_buf scheduler, places[kLanes];
 inline std::vector<char> stacks;
-inline bool finished[kLanes];
+inline bool begun[kLanes], finished[kLanes];
 inline int lane;
 inline const std::function<void()>* body;
 inline bool failed, backwards;  // backwards: the last lane runs ahead, not the first
@@ -73,12 +77,22 @@ inline char* dynamic_shared() {
 inline void enter() {
   (*body)();
   finished[lane] = true;
+  _longjmp(scheduler, 1);
+}
+
+// Goes on with a lane until it waits for the others, or ends.
+inline void resume(int l) {
+  lane = l;
+  if (_setjmp(scheduler) != 0) return;
+  if (begun[l]) _longjmp(places[l], 1);
+  begun[l] = true;
+  setcontext(&fibers[l]);
 }
 
 inline void yield() {
   const int own = lane;
   const unsigned thread = threadIdx.x;
-  swapcontext(&fibers[own], &scheduler);
+  if (_setjmp(places[own]) == 0) _longjmp(scheduler, 1);
   lane = own;
   threadIdx.x = thread;
 }
@@ -100,11 +114,11 @@ inline void run_warp(unsigned first_thread) {
   if (stacks.empty()) stacks.resize(kLanes * kStack);
   std::memset(&exchange, 0, sizeof(exchange));
   for (int l = 0; l < kLanes; ++l) {
-    finished[l] = false;
+    begun[l] = finished[l] = false;
     getcontext(&fibers[l]);
     fibers[l].uc_stack.ss_sp = stacks.data() + l * kStack;
     fibers[l].uc_stack.ss_size = kStack;
-    fibers[l].uc_link = &scheduler;
+    fibers[l].uc_link = nullptr;  // enter() does not return
     makecontext(&fibers[l], enter, 0);
   }
   for (bool busy = true; busy;) {
@@ -113,9 +127,8 @@ inline void run_warp(unsigned first_thread) {
       const int l = backwards ? kLanes - 1 - i : i;
       if (finished[l]) continue;
       busy = true;
-      lane = l;
       threadIdx.x = first_thread + static_cast<unsigned>(l);
-      swapcontext(&scheduler, &fibers[l]);
+      resume(l);
     }
   }
   for (const long steps : exchange.step) failed |= steps != exchange.step[0];  // a lane did not come to a meeting
