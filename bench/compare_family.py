@@ -59,6 +59,9 @@ DIVIDED = {"cbow_mean": True, "cbow_divide_gradient": True}
 ROWS = {
     "cbow": Row(gensim_and_ours({"sg": 0}, {"model": "cbow"})),
     "cbow-mean": Row(gensim_and_ours({"sg": 0}, {"model": "cbow", **MEAN})),
+    "cbow-textbook": Row(  # the second with the learning rate of gensim's corpus_file and two workers
+        {"textbook": ("textbook", {}), "textbook, half fall": ("textbook", {"fall": 0.5})}
+    ),
     "cbow-divided": Row({"w2v_ext": ("w2v_ext", {"model": "cbow", **DIVIDED})}),
     "cbow-divided-lr": Row({"w2v_ext": ("w2v_ext", {"model": "cbow", **DIVIDED})}, settings={"lr": 0.075}),
     "skipgram-hs": Row(gensim_and_ours({"sg": 1, **HS}, {"model": "skipgram", "loss": "hs"})),
@@ -156,7 +159,36 @@ def train_fasttext(job: dict[str, Any], vectors: str) -> dict:
     return {"words_per_second": rate, "seconds": training, "setup_seconds": seconds[0]}
 
 
-TRAINERS = {"fasttext": train_fasttext, "gensim": train_gensim, "w2v_ext": train_w2v_ext}
+def train_textbook(job: dict[str, Any], vectors: str) -> dict:
+    """Train CBOW with `textbook_cbow.cpp`; `fall`: the share of its fall that the learning rate does in an epoch."""
+    import numpy as np
+
+    import w2v_ext
+
+    settings = job["settings"]
+    corpus = w2v_ext.prepare_corpus(job["corpus"], w2v_ext.CorpusOptions(min_count=settings["min_count"]))
+    shares = np.cumsum(np.asarray(corpus.vocab.counts, np.float64) ** 0.75)
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "textbook_cbow"
+        source = Path(__file__).with_name("textbook_cbow.cpp")
+        flags = ["-std=c++20", "-O3", "-march=native", "-ffast-math"]
+        subprocess.run(["g++", *flags, str(source), "-o", str(program)], check=True)
+        files = [str(Path(folder) / name) for name in ("ids", "keep", "noise", "rows")]
+        corpus.ids.astype(np.int32).tofile(files[0])
+        corpus.vocab.keep_probabilities(settings["sample"]).astype(np.float32).tofile(files[1])
+        points = (np.arange(10**7) + 0.5) / 10**7 * shares[-1]  # word2vec.c's table
+        np.searchsorted(shares, points).astype(np.int32).tofile(files[2])
+        numbers = [settings["dim"], settings["window"], settings["negative"], job["epochs"], settings["lr"], 1e-4]
+        numbers += [job["options"].get("fall", 1.0), job["seed"]]
+        start = time.perf_counter()
+        subprocess.run([str(program), *files[:3], *map(str, numbers), files[3]], check=True)
+        seconds = time.perf_counter() - start
+        rows = np.fromfile(files[3], np.float32).reshape(len(corpus.vocab), settings["dim"])
+    w2v_ext.KeyedVectors(corpus.vocab.words, rows).save_word2vec_format(vectors, binary=True)
+    return {"words_per_second": corpus.num_tokens * job["epochs"] / seconds, "seconds": seconds}
+
+
+TRAINERS = {"fasttext": train_fasttext, "gensim": train_gensim, "textbook": train_textbook, "w2v_ext": train_w2v_ext}
 
 
 def summarise(row: Row, runs: dict[str, dict[str, list[dict]]]) -> dict:

@@ -196,8 +196,11 @@ def test_opcheck(dtype):
     torch.library.opcheck(torch.ops.w2v_ext.sgns_step_.default, (*step, 0.1))
 
 
-def test_compile_fullgraph_with_changing_batch_sizes():
-    compiled = torch.compile(lambda *args: w2v_ext.negative_sampling_loss(*args), fullgraph=True, dynamic=True)
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compile_fullgraph_with_changing_batch_sizes(backend):
+    torch.compiler.reset()
+    loss = w2v_ext.negative_sampling_loss
+    compiled = torch.compile(lambda *args: loss(*args), fullgraph=True, dynamic=True, backend=backend)
     for batch in (16, 5):
         args = make_batch(torch.float32, batch=batch)
         grads = torch.autograd.grad(compiled(*args), args[:2])
