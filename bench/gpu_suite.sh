@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one run of under 9 minutes: build, all CUDA tests, compute-sanitizer on small cases,
-# and the benches with quality, of every model, the classifier and the optimisers. A stage that fails is noted, and the others still run. Needs nvcc, PyTorch, NumPy and
-# pytest (with pytest-benchmark), and no network.
+# and the benches with quality, of every model, the classifier and the optimisers. A stage that fails is noted, and the
+# others still run. Needs nvcc, PyTorch, NumPy and pytest (with pytest-benchmark), and no network.
 #
 #   bench/gpu_suite.sh            on a machine with a GPU
 #   bench/gpu_suite.sh --dry-run  the same Python code in small, on the CPU; nothing is built

@@ -123,7 +123,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             products = torch.empty(block, vocab_size, dtype=compute, device=x.device)
             slopes = _slopes_by_kernel
             if not _has_kernel(weight):
-                held = products[:chunk] if compute == total else products[:chunk].to(total)
+                chunk = min(chunk, block)
+                held = products[:chunk] if compute == total else products.new_empty(chunk, vocab_size, dtype=total)
                 slopes = partial(_slopes, chunk=held)
             piece = None if compute == total or grad_w is None else torch.empty_like(w)
             for start in range(0, padded, block):
