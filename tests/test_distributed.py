@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from forks import run_ranks
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -95,9 +96,7 @@ def finish(process, status=0):
     [(2, 5, "memory"), (2, 5, "sockets"), (5, 64, "ring"), pytest.param(3, 64, "memory", marks=pytest.mark.slow)],
 )
 def test_every_move_of_every_rank_counts_once(tmp_path, count, sync_every, through):
-    script = tmp_path / "count.py"
-    script.write_text(COUNTING)
-    finish(torchrun(count, script, sync_every, tmp_path, through))
+    run_ranks(count, COUNTING, sync_every, tmp_path, through)
     assert len(list(tmp_path.glob("done-*"))) == count
 
 
@@ -140,10 +139,8 @@ with distributed.process_group():
 
 
 @pytest.mark.parametrize("case", ["whole", "elsewhere"])
-def test_ranks_of_one_machine_share_memory_or_none_does(tmp_path, case):
-    script = tmp_path / "share.py"
-    script.write_text(SHARING)
-    finish(torchrun(2, script, case))
+def test_ranks_of_one_machine_share_memory_or_none_does(case):
+    run_ranks(2, SHARING, case)
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 """--reproducible: any number of threads and processes gives the same bits, and so does a run that was interrupted."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forks import run_ranks
 
 import w2v_ext
 from w2v_ext import TrainConfig, Trainer, corpus_from_sequences
@@ -27,7 +24,6 @@ MODELS = {
     "fasttext-cbow": {"model": "fasttext-cbow", "buckets": 1000},
     "glove": {"model": "glove", "window": 3, "sample": TrainConfig.sample},  # it uses none
 }
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 
 
 def sentences():
@@ -74,20 +70,20 @@ def test_workers_learn_what_one_thread_learns(corpus):
 
 
 RANKS = """
-import sys, json, numpy as np, torch
+import sys, torch
 from w2v_ext import Trainer, corpus_from_sequences
 from w2v_ext.distributed import process_group
-sys.path.insert(0, {tests!r})
 from test_reproducible import MODELS, bits, config, sentences
 
+out = sys.argv[1]
 with process_group("cpu"):
     corpus = corpus_from_sequences(sentences())
     for model in ("skipgram", "cbow-hs", "fasttext"):
         trainer = Trainer(corpus, config(threads=2, **MODELS[model])).fit()
-        torch.save(bits(trainer), f"{out}/{{model}}-{{trainer.method.rank}}")
+        torch.save(bits(trainer), f"{out}/{model}-{trainer.method.rank}")
     trainer = Trainer(corpus, config(threads=1))
-    trainer.load_checkpoint({checkpoint!r})
-    torch.save(bits(trainer.fit()), f"{out}/resumed-{{trainer.method.rank}}")
+    trainer.load_checkpoint(out)
+    torch.save(bits(trainer.fit()), f"{out}/resumed-{trainer.method.rank}")
 """
 
 
@@ -103,12 +99,7 @@ def stop_in_the_middle(trainer, directory):
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_processes_change_no_bit(corpus, tmp_path, ranks):
     stop_in_the_middle(Trainer(corpus, config(threads=3)), tmp_path)
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS.format(tests=str(Path(__file__).parent), out=tmp_path, checkpoint=str(tmp_path)))
-    environment = {**os.environ, "PYTHONPATH": str(Path(w2v_ext.__file__).parents[1])}
-    command = [*TORCHRUN, "--nproc-per-node", str(ranks), str(script)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_ranks(ranks, RANKS, tmp_path)
     for model in ("skipgram", "cbow-hs", "fasttext"):
         one = bits(Trainer(corpus, config(threads=1, **MODELS[model])).fit())
         for rank in range(ranks):

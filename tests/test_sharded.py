@@ -1,14 +1,11 @@
 """Tables dealt out to processes train as one table does, and each process keeps its part only."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from forks import run_ranks
 
-import w2v_ext
 from w2v_ext.sharded import ShardedSkipGram, shard_bounds
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -107,32 +104,21 @@ with distributed.process_group():
 """
 
 
-def run(count, folder, script, *arguments):
-    path = folder / "script.py"
-    path.write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(w2v_ext.__file__).parents[1])}
-    done = subprocess.run(
-        [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=180
-    )
-    assert done.returncode == 0, done.stderr[:3000]
-
-
 def test_2_ranks_train_as_one_and_4_read_what_they_saved(tmp_path):
-    run(2, tmp_path, EQUAL, tmp_path)
+    run_ranks(2, EQUAL, tmp_path)
     assert len(list(tmp_path.glob("done-*"))) == 2
-    run(4, tmp_path, LOAD, tmp_path)
+    run_ranks(4, LOAD, tmp_path)
 
 
 @pytest.mark.slow
 def test_4_ranks_train_as_one(tmp_path):
-    run(4, tmp_path, EQUAL, tmp_path)
+    run_ranks(4, EQUAL, tmp_path)
     assert len(list(tmp_path.glob("done-*"))) == 4
 
 
 @pytest.mark.parametrize("count", [4, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_rank_keeps_its_part_only(tmp_path, count):
-    run(count, tmp_path, MEMORY, count)
+def test_a_rank_keeps_its_part_only(count):
+    run_ranks(count, MEMORY, count)
 
 
 @pytest.mark.parametrize(("rows", "ranks"), [(1, 4), (3, 4), (5, 4), (8, 4), (1001, 3), (7, 1)])
