@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+# A thread of OpenMP's that has nothing to do waits instead of spinning: pytest's other workers need the processor.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before PyTorch is loaded
+
 # A GPU machine without a network may have PyTorch, NumPy and pytest only: what cannot be imported there is left out.
 NEEDED = {
     "test_cli.py": ("safetensors", "tqdm", "tyro", "yaml"),
