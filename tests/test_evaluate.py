@@ -145,10 +145,13 @@ def test_real_sets_as_gensim(imdb_vectors):
     assert ours.evaluate_word_pairs(pairs[0])[1].statistic > 0.1  # it has learnt something
 
 
-def test_all_analogies_as_gensim(imdb_vectors):
+def test_analogies_of_all_sections_as_gensim(imdb_vectors, tmp_path):
     kv, folder = imdb_vectors
     ours, theirs = both(kv.index_to_key, kv.vectors)
-    assert_same_evaluation(ours, theirs, analogies=[folder / "questions-words.txt"], dummy4unknown=True)
+    lines = (folder / "questions-words.txt").read_text().splitlines()
+    some = tmp_path / "questions.txt"
+    some.write_text("\n".join(line for i, line in enumerate(lines) if line[0] == ":" or i % 5 == 0))
+    assert_same_evaluation(ours, theirs, analogies=[some], dummy4unknown=True)
 
 
 # ---- by hand -----------------------------------------------------------------------------------------------------

@@ -193,7 +193,14 @@ def test_overlong_tokens_do_not_depend_on_blocks(work, tokenizer):
 
 
 def every_character():
-    return [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    """All that Unicode names, and of the stretches that it does not the ends and every 16th."""
+    kinds = [unicodedata.category(chr(c)) for c in range(0x110000)]
+    ends = {c for c in range(1, 0x110000) if kinds[c - 1] != kinds[c] for c in (c - 1, c)}
+    return [
+        chr(c)
+        for c in range(0x110000)
+        if kinds[c] != "Cs" and (kinds[c] not in ("Cn", "Co") or c % 16 == 0 or c in ends)
+    ]
 
 
 def test_every_character_is_lowered_as_python_does(work):
