@@ -112,6 +112,19 @@ __device__ inline void store_quad(T* row, int64_t first, int64_t dim, const Quad
   if (d < dim) *reinterpret_cast<Quad<T>*>(row + d) = q;
 }
 
+// The same for numbers that nothing reads soon: the L2 cache gives them up first, and keeps what is read again.
+template <typename T>
+__device__ inline void stream_quad(T* row, int64_t first, int64_t dim, const Quad<T>& q) {
+#ifdef __CUDACC__
+  if constexpr (std::is_same_v<T, float>) {
+    const int64_t d = column<true>(first, 0);
+    if (d < dim) __stcs(reinterpret_cast<float4*>(row + d), make_float4(q.x[0], q.x[1], q.x[2], q.x[3]));
+    return;
+  }
+#endif
+  store_quad(row, first, dim, q);
+}
+
 // row += x, atomically: 16 bytes at a time where the chip can and kWide holds, else number by number.
 template <bool kWide, typename A>
 __device__ inline void add_quad(A* row, int64_t first, int64_t dim, const A (&x)[kQuad]) {

@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocks)
             if ((alone >> t & 1) == 0) continue;
 #pragma unroll
             for (int i = 0; i < kQuad; ++i) held[t].x[i] += step.factor * (g * x.x[i]);
-            store_quad(step.out + row * batch.out_stride, piece, batch.dim, held[t]);
+            stream_quad(step.out + row * batch.out_stride, piece, batch.dim, held[t]);
           }
         }
         A* row = center_grad + b * batch.dim;

@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads, kOwnedBlocks)
     const Quad<float> zero = {};
     for (uint32_t rows = empty; rows != 0; rows &= rows - 1)
       for (int64_t piece = 0; piece < dim; piece += kPiece)
-        store_quad(out + (first + __ffs(static_cast<int>(rows)) - 1) * stride, piece, dim, zero);
+        stream_quad(out + (first + __ffs(static_cast<int>(rows)) - 1) * stride, piece, dim, zero);
     uint32_t rows = __ballot_sync(0xFFFFFFFFu, n > 0);
     while (rows != 0) {
       int from[kOwnedTile];
@@ -207,7 +207,7 @@ __global__ void __launch_bounds__(kThreads, kOwnedBlocks)
         }
 #pragma unroll
         for (int r = 0; r < kOwnedTile; ++r)
-          if (have[r] > 0) store_quad(out + (first + from[r]) * stride, piece, dim, sum[r]);
+          if (have[r] > 0) stream_quad(out + (first + from[r]) * stride, piece, dim, sum[r]);
       }
     }
   }
