@@ -119,11 +119,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks) write_slopes(const Rows<T> 
     const A highest = is_part ? sums[0] : A(-INFINITY), shift = shift_of(warp_highest(highest));
     const A exponentials = warp_sum(is_part ? sums[1] * std::exp(highest - shift) : A(0));
     const A total = warp_sum(is_part ? sums[2] : A(0));
-    const A log_sum = shift + std::log(exponentials);
+    const A log_sum = std::log(exponentials);  // of the scores less shift, which stays apart: it may be large
     const A low = rows.smoothing / static_cast<A>(rows.vocab_size), high = 1 - rows.smoothing;
     if (hit >= 0 && hit < part.size && lane == 0) {
-      A loss = log_sum - high * part.score(static_cast<int>(hit));
-      if (low > 0) loss -= low * total;
+      A loss = log_sum + high * (shift - part.score(static_cast<int>(hit)));
+      if (low > 0) loss += low * (static_cast<A>(rows.vocab_size) * shift - total);
       rows.losses[part.row] = loss;
     }
     __syncwarp();  // the target's score has been read
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) write_slopes(const Rows<T> 
       for (int c = 0; c < kColumns<A>; ++c) {
         const int column = first + c * kWarp;
         if (column >= part.size) continue;
-        const A slope = std::exp(score[c] - log_sum) - low;
+        const A slope = std::exp(score[c] - shift - log_sum) - low;
         part.scores[column] = static_cast<T>(column == hit ? slope - high : slope);
       }
     }
