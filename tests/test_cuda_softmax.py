@@ -79,11 +79,19 @@ def test_scores_far_apart(any_cuda):
     scores[1, :2100] = -torch.inf  # all of the first part, some of the second
     target[1] = 2400
     losses, slopes = expected(scores, None, target, 0.0)
-    torch.testing.assert_close(slopes_of(scores, None, target, 0.0).double(), losses, rtol=1e-6, atol=1e-3)
-    torch.testing.assert_close(scores.double(), slopes, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(slopes_of(scores, None, target, 0.0).double(), losses, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(scores.double(), slopes, rtol=1e-6, atol=1e-6)
     scores[2, 2000] = torch.nan
     assert slopes_of(scores, None, target, 0.0).isnan().tolist() == [False, False, True, False]
     assert scores[2].isnan().all()
+
+
+def test_large_scores_close_together(any_cuda):
+    scores, _, target = make(4, 2500, torch.float32, any_cuda)
+    scores += 1e4
+    losses, slopes = expected(scores, None, target, 0.0)
+    torch.testing.assert_close(slopes_of(scores, None, target, 0.0).double(), losses, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(scores.double(), slopes, rtol=1e-5, atol=1e-9)
 
 
 @pytest.fixture
@@ -119,6 +127,17 @@ def test_chunked_cross_entropy_by_the_kernel(with_kernel, dtype, rows, chunk):
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         alone = chunked_cross_entropy(features, weight, bias, target, chunk=chunk, label_smoothing=0.1)
     assert torch.equal(alone, got.detach())
+    assert not calls[-1][-1]  # whether slopes are wanted
+
+
+def test_float64_stays_float64_under_autocast(with_kernel):
+    device, calls = with_kernel
+    leaves = [torch.randn(*shape, dtype=torch.float64, device=device) for shape in ((70, 8), (3000, 8), (3000,))]
+    target = torch.arange(1, 71, device=device)
+    with torch.autocast(device.type, torch.bfloat16):
+        got = chunked_cross_entropy(*leaves, target)
+    assert calls and got.dtype == torch.float64
+    torch.testing.assert_close(got, F.cross_entropy(F.linear(*leaves), target), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(

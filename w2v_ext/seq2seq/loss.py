@@ -101,7 +101,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         needs = ctx.needs_input_grad
         device = features.device.type
         compute = features.dtype  # of the matrix products
-        if torch.is_autocast_enabled(device):
+        if torch.is_autocast_enabled(device) and compute != torch.float64:  # which autocast leaves alone
             compute = torch.get_autocast_dtype(device)
         total = torch.float64 if features.dtype == torch.float64 else torch.float32
         with torch.autocast(device, enabled=False):
@@ -182,7 +182,8 @@ def chunked_cross_entropy(
         chunk: rows at a time; by default blocks and chunks as above.
 
     Returns:
-        A scalar, float32 (float64 for float64). Under autocast the matrix products are taken in its dtype.
+        A scalar, float32 (float64 for float64). Under autocast the matrix products are taken in its dtype, those of
+        float64 in float64.
 
     Raises:
         ValueError: shapes that do not fit, an option out of range, or a target outside the vocabulary.
@@ -209,6 +210,8 @@ def chunked_cross_entropy(
         low, high = torch.stack(goals.aminmax()).tolist()  # at once: on CUDA each question waits for the device
         if not 0 <= low <= high < len(weight):
             raise ValueError(f"target: expected words in [0, {len(weight)}) or {ignore_index}, got {low} to {high}")
+    if not torch.is_grad_enabled():  # of which needs_input_grad knows nothing
+        rows, weight, bias = rows.detach(), weight.detach(), None if bias is None else bias.detach()
     loss = _ChunkedCrossEntropy.apply(rows, weight, bias, goals, label_smoothing, chunk)
     return loss / max(len(goals), 1) if reduction == "mean" else loss
 
