@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import run_forks
 
 import w2v_ext
 from w2v_ext import KeyedVectors, evaluate, formats, search
@@ -143,6 +144,13 @@ def test_import_brings_no_heavy_packages():
     heavy = {"matplotlib", "sklearn", "umap", "tensorboard", "tyro", "usearch", "ot", "gensim", "jieba"}
     assert not heavy & set(loaded)
     assert "w2v_ext.keyedvectors" in loaded and "w2v_ext.formats" not in loaded and "w2v_ext.plots" not in loaded
+
+
+def test_translation_is_imported_without_what_only_its_files_need():
+    """As on the GPU machines of `bench/gpu_suite.sh`."""
+    code = "import sys; sys.modules |= dict.fromkeys(('yaml', 'safetensors', 'tqdm', 'tokenizers', 'sacrebleu'))"
+    code += "; import w2v_ext.seq2seq as s; print(s.Seq2SeqConfig().hidden_size)"
+    assert run_forks(code, [{}]) == ["512\n"]
 
 
 def imported(name):

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-import yaml
-
 from ..config import flat_settings
 from ..files import parse_json
 from .attention import AttentionName
@@ -265,6 +263,8 @@ class Seq2SeqConfig:
     @classmethod
     def from_file(cls, path: str | Path) -> Seq2SeqConfig:
         """Read settings from a YAML or JSON file (a model's ``config.json`` is one); dashes in names are allowed."""
+        import yaml
+
         try:
             text = Path(path).read_text(encoding="utf-8")
             loaded = parse_json(text) if str(path).endswith(".json") else yaml.safe_load(text)

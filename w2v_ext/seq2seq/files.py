@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import FormatError, own_metadata, write_files
@@ -50,6 +48,8 @@ class TextFiles:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write a safetensors file with JSON metadata; it is whole or not there."""
+    from safetensors.torch import save_file
+
     own = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
@@ -70,6 +70,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         FileNotFoundError: there is no such file.
         FormatError: it is damaged, or not of this library.
     """
+    from safetensors import SafetensorError
+
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from tqdm import tqdm
 
 from ..embeddings import pretrained_embedding
 from ..files import write_files
@@ -111,6 +110,8 @@ def train(config: Seq2SeqConfig, *, resume: bool = False, out: TextIO | None = N
 def _train(
     config: Seq2SeqConfig, directory: Path, device: torch.device, files: Any, resume: bool, report: Report
 ) -> dict:
+    from tqdm import tqdm
+
     text = prepare_text(config, files, report.line)
     torch.manual_seed(config.seed)
     model = build_model(config, len(text.files.src_vocab), len(text.files.tgt_vocab))
