@@ -8,6 +8,7 @@ import w2v_ext
 from w2v_ext import footprint, memory, tables
 from w2v_ext.distributed import Ranks
 from w2v_ext.methods import TrainingError, cbow, skipgram, subword
+from w2v_ext.methods.batched import Batched
 
 MIB = 1 << 20
 
@@ -56,6 +57,21 @@ def test_the_sum_of_the_tables_counts(corpus, made, mebibytes, changes):
     assert made == []
     w2v_ext.Trainer(corpus, settings(corpus, 8 if len(changes) else 30, **changes))
     assert made
+
+
+class Asked(Exception):
+    """With the number of rows that were asked for."""
+
+
+@pytest.mark.parametrize(("device", "tables"), [("cpu", 6), ("cuda", 2)])
+def test_what_the_optimiser_keeps_is_where_it_trains(corpus, monkeypatch, device, tables):
+    def ask(_, rows, __):
+        raise Asked(rows)
+
+    monkeypatch.setattr(skipgram, "check_tables", ask)
+    with pytest.raises(Asked) as found:
+        Batched(corpus, settings(corpus, 1, optimizer="adam"), torch.device(device))
+    assert found.value.args == (tables * len(corpus.vocab),)
 
 
 @pytest.mark.parametrize(

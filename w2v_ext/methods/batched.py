@@ -42,8 +42,8 @@ class Batched(BatchMethod):
 
     def __init__(self, corpus: Corpus, config: TrainConfig, device: torch.device) -> None:
         state = STATE[config.optimizer] if config.optimizer != "sgd" or config.momentum > 0 else {}
-        whole_rows = sum(not per_row for per_row in state.values())
-        super().__init__(corpus, config, device, rows=2 * (1 + whole_rows) * len(corpus.vocab))
+        here = 0 if device.type == "cuda" else sum(not per_row for per_row in state.values())  # a GPU has its own
+        super().__init__(corpus, config, device, rows=2 * (1 + here) * len(corpus.vocab))
         for name in ("in_weight", "out_weight"):
             for table, per_row in state.items():
                 shape = (len(self.in_weight),) if per_row else self.in_weight.shape
