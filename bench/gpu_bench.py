@@ -142,6 +142,8 @@ def main() -> None:
         args.out.write_text(text + "\n")
     brief = {k: v for k, v in report.items() if k not in ("runs", "machine")}
     print(json.dumps(brief, indent=None if args.dry_run else 1)[:6000])
+    if report.get("failed"):
+        sys.exit(f"gpu_bench: did not run: {', '.join(report['failed'])}")
 
 
 if __name__ == "__main__":

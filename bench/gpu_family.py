@@ -37,7 +37,9 @@ def runs_of_models(
 ) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Every model on a device."""
     for name, settings in MODELS.items():
-        changes = {"dim": 100, "seed": seed, **settings, **({"epochs": 1, "buckets": 20_000} if dry else {})}
+        changes = {"dim": 100, "seed": seed, **settings, **({"epochs": 1} if dry else {})}
+        if dry and name.startswith("fasttext"):
+            changes["buckets"] = 20_000
 
         def run(changes: dict = changes) -> dict:
             trainer, seconds = train(corpus, side, **changes)

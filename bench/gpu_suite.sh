@@ -11,7 +11,7 @@
 #                 judged word sets (default: data)
 #   PYTHON        the python to use (default: python3)
 #   SECONDS_ALL   time for all stages together (default: 520)
-#   FAMILY_SECONDS  of the stage family, after which no further run is begun (default: 200)
+#   FAMILY_SECONDS  of the stage family, after which no further run is begun (default: 200, or what is left less 60)
 #   CASES         how many of the cases of gpu_profile.py the stage profile runs (default: 2; each takes 10 to 60 s)
 #   STAGES        what to run of: epoch loss tests sanitizers resources quality optim family sweep seq2seq profile
 #                 (default: all but the last two; profile needs Nsight Compute)
@@ -146,6 +146,9 @@ for tool in memcheck racecheck initcheck; do wanted sanitizers && in_shell "$too
 wait
 wanted quality && in_shell quality 120 "bench quality"
 wanted optim && in_shell optim 40 "bench optim"
+family_seconds=$((deadline - SECONDS - 60))  # a run may take that long
+((family_seconds > 200)) && family_seconds=200
+export FAMILY_SECONDS="${FAMILY_SECONDS:-$family_seconds}"
 wanted family && in_shell family 260 "bench family"
 wanted sweep && in_shell sweep 120 "bench sweep"
 wanted seq2seq && in_shell seq2seq 120 seq2seq
