@@ -272,8 +272,9 @@ def test_tensors_of_another_device_than_the_current_one():
         assert torch.cuda.current_device() == 0
 
 
-def test_step_in_a_cuda_graph():
-    args = detached(cuda_batch(torch.float32))
+@pytest.mark.parametrize("dim", [7, 8])  # by atomics, and by the list of occurrences
+def test_step_in_a_cuda_graph(dim):
+    args = detached(cuda_batch(torch.float32, dim=dim))
     expected = detached(args)
     w2v_ext.sgns_step_(*detached(args), 0.1)  # loads the kernels
     graph = torch.cuda.CUDAGraph()
