@@ -18,8 +18,9 @@
 // D = 128, V' = 1 M), by commit 3f76e28, whose count_rows knew no hash table: a step takes 0.33 ms, of which
 // loss_forward 0.19 and add_listed 0.08; the gradients with the loss 0.57 ms, of which owned_rows 0.20 (512 MB written,
 // and the v mostly not from the cache, which what is written has flushed), loss_forward 0.13 and setting grad_in to
-// zero 0.12. With indices distributed as 1 / rank 0.33 and 0.61 ms, of which count_rows 0.09; by atomics alone 0.65
-// and 0.89 (an earlier commit).
+// zero 0.12. (Since then owned_rows, and loss_forward for the rows that it steps, mark what they write to leave the
+// cache first; no GPU has run that.) With indices distributed as 1 / rank 0.33 and 0.61 ms, of which count_rows 0.09;
+// by atomics alone 0.65 and 0.89 (an earlier commit).
 #pragma once
 #include "batch.h"
 
