@@ -321,3 +321,37 @@ def test_checked_indices_are_named_alike_everywhere(name, place, message):
             w2v_ext.negative_sampling_loss(**args, check_indices=check)
         with pytest.raises(IndexError, match=message), torch.no_grad():
             w2v_ext.sgns_step_(**args, lr=0.1, check_indices=check)
+
+
+@pytest.mark.parametrize("sparse_grad", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_examples_without_targets_have_a_zero_gradient(dtype, sparse_grad):
+    args = make_batch(dtype, positives=0, negatives=0)
+    loss = w2v_ext.negative_sampling_loss(*args, sparse_grad=sparse_grad)
+    assert loss.item() == 0
+    for grad in torch.autograd.grad(loss, args[:2]):
+        assert not grad.to_dense().any()
+
+
+@pytest.mark.parametrize("narrow", [0, 1])
+def test_autocast_brings_weights_of_two_widths_together(narrow):
+    args = list(make_batch(torch.float32))
+    args[narrow] = args[narrow].detach().bfloat16().requires_grad_()
+    with pytest.raises(ValueError, match="out_weight: expected the dtype of in_weight"):
+        w2v_ext.negative_sampling_loss(*args)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = w2v_ext.negative_sampling_loss(*args)
+    wide = [a.detach().float().requires_grad_() for a in args[:2]]
+    expected = w2v_ext.negative_sampling_loss(*wide, *args[2:])
+    assert loss == expected
+    pairs = zip(torch.autograd.grad(loss, args[:2]), torch.autograd.grad(expected, wide), strict=True)
+    for weight, (grad, want) in zip(args[:2], pairs, strict=True):
+        assert torch.equal(grad, want.to(weight.dtype))
+
+
+def test_draws_take_integers():
+    alias = w2v_ext.alias_table(torch.ones(5))
+    with pytest.raises(ValueError, match="positive: expected integers, got torch.float32"):
+        w2v_ext.sample_negatives(alias, torch.tensor([0.7]), 3, 0)
+    with pytest.raises(ValueError, match="seed: expected an integer of 64 bits, got 9223372036854775808"):
+        w2v_ext.sample_negatives(alias, torch.tensor([0]), 3, 2**63)

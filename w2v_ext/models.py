@@ -14,7 +14,9 @@ class SkipGramNegSampling(nn.Module):
     Args:
         vocab_size: V, at least 1.
         embed_dim: D, at least 1.
-        sparse_grad: gradients as coalesced COO tensors, for ``torch.optim.SGD`` or ``SparseAdam``.
+        sparse_grad: gradients as coalesced COO tensors, for ``torch.optim.SGD`` or ``SparseAdam``. Not under
+            ``DistributedDataParallel``, which takes sparse gradients of ``nn.Embedding`` only: there, give the weights
+            of two of them, made with ``sparse=True``, to :func:`w2v_ext.negative_sampling_loss`.
         device, dtype: of the parameters.
 
     Attributes:

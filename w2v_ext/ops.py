@@ -56,7 +56,8 @@ def negative_sampling_loss(
     Args:
         in_weight: (V, D) word vectors; float32, float64, bfloat16 or float16. Sums are taken in float32 (float64 for
             float64). Any row stride; columns that are not contiguous are copied first.
-        out_weight: (V', D) output vectors, dtype and device of ``in_weight``.
+        out_weight: (V', D) output vectors, dtype and device of ``in_weight``; under autocast, where layers before may
+            have made one of them narrower, both are brought to the wider dtype.
         center: (B,) rows of ``in_weight``, int32 or int64.
         pos: (B,) or (B, P) rows of ``out_weight``, int32 or int64.
         neg: (B, K) rows of ``out_weight``, int32 or int64. K may be 0.
@@ -90,6 +91,9 @@ def negative_sampling_loss(
         raise ValueError(f"reduction: expected one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
     if check_indices:
         _check_indices(in_weight, out_weight, center, _two_dims(pos), neg)
+    if in_weight.dtype != out_weight.dtype and torch.is_autocast_enabled(in_weight.device.type):
+        common = torch.promote_types(in_weight.dtype, out_weight.dtype)  # what autocast made of one may be narrower
+        in_weight, out_weight = in_weight.to(common), out_weight.to(common)
     with_center_grad = in_weight.is_cuda and in_weight.requires_grad and torch.is_grad_enabled()
     loss, _, _ = _call(
         *(_ops.negative_sampling_loss, in_weight, out_weight, center, _two_dims(pos), neg),
@@ -178,6 +182,10 @@ def sample_negatives(alias: Tensor, positive: Tensor, count: int, seed: int) -> 
     Returns:
         (B, K) int64 on the CPU.
     """
+    if positive.is_floating_point() or positive.is_complex():
+        raise ValueError(f"positive: expected integers, got {positive.dtype}")
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed: expected an integer of 64 bits, got {seed}")
     return _call(_ops.sample_negatives, alias, positive.to("cpu", torch.int64).contiguous(), count, seed)
 
 

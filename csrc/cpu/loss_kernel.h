@@ -221,6 +221,7 @@ void loss_centers(const LossBatch<T>& batch, const CenterPass<T>& pass, int64_t 
   using A = Accumulator<T>;
   std::vector<A> v_buffer(batch.dim), sum_buffer(batch.dim);
   RowGroup<T> group(batch.dim);
+  const bool backward = pass.loss == nullptr;  // not by coef, which is null too where there are no targets
   for_segments(pass.centers, begin, end, [&](int64_t s) __attribute__((always_inline)) {
     const uint32_t row = pass.centers.rows[s];
     const A* v = as_accumulator(batch.in + row * batch.in_stride, batch.dim, v_buffer.data());
@@ -232,7 +233,7 @@ void loss_centers(const LossBatch<T>& batch, const CenterPass<T>& pass, int64_t 
       A total = 0;
       for (int64_t j = 0; j < batch.targets; j += kRowGroup) {
         const int size = load_targets(batch, r, j, &group);
-        if (pass.coef != nullptr) {
+        if (backward) {
           for (int i = 0; i < size; ++i) group.coef[i] = pass.grad_loss[b] * pass.coef[b * batch.targets + j + i];
         } else {
           score_some(v, group.rows, size, batch.dim, group.coef);
@@ -242,7 +243,7 @@ void loss_centers(const LossBatch<T>& batch, const CenterPass<T>& pass, int64_t 
         const uint32_t* slot = pass.slot + r * batch.targets + j;
         for (int i = 0; i < size; ++i) pass.occurrences[slot[i]] = {group.coef[i], row};
       }
-      if (pass.coef == nullptr) pass.loss[b] = total;
+      if (!backward) pass.loss[b] = total;
     }
     if (pass.sums == nullptr) write_row(pass.centers, s, sum, batch.dim, pass.sink);
   });

@@ -129,8 +129,9 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& in_weight, const Tensor
     const LossBatch<T> batch = batch_of<T>(shape, in, out, indices.center.get(), indices.targets.get());
     A* loss_data = static_cast<A*>(loss.mutable_data_ptr());
     A* coef_data = static_cast<A*>(coef.mutable_data_ptr());
+    const LossKernels<T>& k = loss_kernels<T>();  // here: what it says of a machine that lacks them must be read
     share(shape.batch, kExamples,
-          [&](int64_t begin, int64_t end) { loss_kernels<T>().forward(batch, loss_data, coef_data, begin, end); });
+          [&](int64_t begin, int64_t end) { k.forward(batch, loss_data, coef_data, begin, end); });
   });
   return {loss, coef, torch::stable::new_empty(in, {shape.batch, 0}, type)};
 }
