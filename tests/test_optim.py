@@ -280,3 +280,61 @@ def test_state_of_another_kind_is_refused():
         optim.SparseAdagrad([weight]).load_state_dict(adam.state_dict())
     with pytest.raises(ValueError, match=r"state_dict: expected sum of shape \(40, 5\), got \(40,\)"):
         optim.SparseAdagrad([weight]).load_state_dict(rowwise.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("saved", "make", "message"),
+    [
+        (lambda p: torch.optim.SGD(p, 0.1, maximize=True), optim.SparseSGD, "maximize=False, got True"),
+        (lambda p: torch.optim.SGD(p, 0.1, 0.9, dampening=0.5), optim.SparseSGD, r"dampening=0.0, got 0.5"),
+        (lambda p: torch.optim.Adam(p, amsgrad=True), optim.LazyAdam, "amsgrad=False, got True"),
+        (lambda p: torch.optim.Adagrad(p), optim.LazyAdam, "expected exp_avg for each weight"),
+    ],
+)
+def test_state_that_is_refused_leaves_the_optimizer_as_it_was(saved, make, message):
+    weight = torch.nn.Parameter(randn(VOCAB, 5))
+    other, own = saved([weight]), make([weight], lr=0.3)
+    for optimizer in (other, own):
+        weight.grad = randn(VOCAB, 5)
+        optimizer.step()
+    before = own.state_dict()
+    with pytest.raises(ValueError, match=f"state_dict: .*{message}"):
+        own.load_state_dict(other.state_dict())
+    after = own.state_dict()
+    assert after["param_groups"] == before["param_groups"] and after["state"].keys() == before["state"].keys()
+    own.step()
+
+
+def test_adamw_goes_on_decoupled():
+    weights = [torch.nn.Parameter(torch.ones(3, 4)) for _ in range(2)]
+    theirs = torch.optim.AdamW([weights[0]], lr=0.1, weight_decay=0.5)
+    ours = optim.LazyAdam([weights[1]])
+    ours.load_state_dict(theirs.state_dict())
+    if "decoupled_weight_decay" not in theirs.param_groups[0]:
+        pytest.skip("this PyTorch does not save it")
+    for _ in range(4):
+        for weight, optimizer in zip(weights, (theirs, ours), strict=True):
+            weight.grad = torch.full((3, 4), 0.5)
+            optimizer.step()
+    torch.testing.assert_close(*weights)
+
+
+def test_momentum_that_was_switched_on_before_saving():
+    weight = torch.nn.Parameter(torch.ones(3, 4))
+    before, after = (optim.SparseSGD([weight], lr=0.1) for _ in range(2))
+    weight.grad = torch.ones(3, 4)
+    before.step()
+    before.param_groups[0]["momentum"] = 0.9
+    after.load_state_dict(before.state_dict())
+    after.step()
+    assert torch.equal(after.state[weight]["momentum_buffer"], torch.ones(3, 4))
+
+
+def test_steps_of_rows_are_counted_from_the_first_step():
+    weight = torch.nn.Parameter(torch.ones(3, 4))
+    adam = optim.LazyAdam([weight])
+    weight.grad = torch.ones(3, 4)
+    adam.step()
+    adam.param_groups[0]["per_row_steps"] = True
+    with pytest.raises(ValueError, match="per_row_steps: expected to stay as it was in the first step"):
+        adam.step()

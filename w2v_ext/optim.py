@@ -61,6 +61,7 @@ class RowOptimizer(torch.optim.Optimizer):
         "stochastic_rounding": False,
         "seed": 0,
     }
+    _begun_later: tuple[str, ...] = ()  # state that the first step after a change of settings makes
 
     def __init__(self, params: Iterable, own: dict[str, Any], shared: dict[str, Any]) -> None:
         for name in shared:
@@ -147,20 +148,37 @@ class RowOptimizer(torch.optim.Optimizer):
         """Go on from what ``state_dict`` gave; also from that of the optimizer of ``torch.optim`` with the same state.
 
         Raises:
-            ValueError: state of another shape, or of another optimizer.
+            ValueError: state of another shape, or of another optimizer, or settings that this one lacks (maximize,
+                amsgrad, dampening). The optimizer is then as it was.
         """
-        super().load_state_dict(state_dict)
-        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        weights = [p for group in self.param_groups for p in group["params"]]
-        groups = [group for group in self.param_groups for _ in group["params"]]
-        for key, weight, group in zip(keys, weights, groups, strict=True):
-            saved = state_dict["state"].get(key)
-            if saved:  # not super's copy, which has 16 bits where the weight has
-                self.state[weight] = self._restored(saved, weight, group)
+        groups, restored = [], {}
+        for saved, own in zip(state_dict["param_groups"], self.param_groups, strict=False):  # super compares numbers
+            group = self._settings_of(saved)
+            groups.append(group)
+            self._check_group({**group, "params": own["params"]})
+            for key, weight in zip(saved["params"], own["params"], strict=False):
+                if of_weight := state_dict["state"].get(key):
+                    restored[weight] = self._restored(of_weight, weight, group)
+        groups += state_dict["param_groups"][len(groups) :]
+        super().load_state_dict({**state_dict, "param_groups": groups})
+        self.state.update(restored)  # super's copy has 16 bits where the weight has
+
+    def _settings_of(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """A saved group, also one of torch.optim, with all of this optimizer's settings."""
+        for name in ("maximize", "amsgrad", "dampening"):
+            if saved.get(name):
+                raise ValueError(f"state_dict: expected {name}={type(saved[name])(0)}, got {saved[name]}")
+        group = {**self.defaults, **saved}
+        if "decoupled" not in saved:
+            group["decoupled"] = bool(saved.get("decoupled_weight_decay", self.defaults["decoupled"]))
+        return group
 
     def _restored(self, saved: dict[str, Any], weight: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         state: dict[str, Any] = {"step": int(saved["step"])} if "step" in saved else {"step": 0}
         for name, fresh in self._new_state(weight, group).items():
+            if name in self._begun_later and set(saved) == {"step"}:
+                state[name] = fresh
+                continue
             if name not in saved:
                 raise ValueError(f"state_dict: expected {name} for each weight, got {', '.join(saved)}")
             if saved[name].shape != fresh.shape:
@@ -204,6 +222,8 @@ class SparseSGD(RowOptimizer):
 
     Equals ``torch.optim.SGD`` (without dampening) where momentum and weight decay are 0, or every row is touched.
     """
+
+    _begun_later = ("momentum_buffer",)
 
     def __init__(
         self, params: Iterable, lr: float = 1e-3, momentum: float = 0.0, nesterov: bool = False, **shared: Any
@@ -328,5 +348,7 @@ class LazyAdam(RowOptimizer):
 
     def _step_rows(self, group: dict[str, Any], state: dict, where: tuple, common: dict[str, Any]) -> None:
         moments = {name: state[name] for name in ("exp_avg", "exp_avg_sq", "step")}
+        if group["per_row_steps"] and "row_steps" not in state:
+            raise ValueError("per_row_steps: expected to stay as it was in the first step, got True")
         moments["row_steps"] = state["row_steps"] if group["per_row_steps"] else None
         steps.sparse_adam_(*where, lr=group["lr"], betas=group["betas"], eps=group["eps"], **moments, **common)
