@@ -176,3 +176,13 @@ def test_sampled_scores_with_the_noise_for_a_bias_are_the_softmax():
     without = weight[:, 0].detach().softmax(0)
     assert (without - seen).abs().max() > 2 * (learnt - seen).abs().max()  # the bias matters
     assert learnt[0] < 1e-6
+
+
+def test_a_second_derivative_is_refused():
+    features, weight = (torch.randn(n, 4, requires_grad=True) for n in (6, 9))
+    loss = chunked_cross_entropy(features, weight, None, torch.arange(1, 7))
+    (grad,) = torch.autograd.grad(loss, features, create_graph=True)
+    plain = F.cross_entropy(F.linear(features, weight), torch.arange(1, 7))
+    torch.testing.assert_close(grad, torch.autograd.grad(plain, features)[0])
+    with pytest.raises(RuntimeError, match="chunked_cross_entropy has no second derivative"):
+        grad.square().sum().backward()

@@ -386,3 +386,26 @@ def test_cuda_agrees_with_the_reference(name):
             torch.testing.assert_close(a.double().cpu(), b, rtol=1e-3, atol=1e-4)
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
+
+
+def test_greedy_translation_leaves_frozen_parts_frozen():
+    model = Seq2SeqModel(LSTMEncoder(20, 4, 6), LSTMDecoder(20, 4, 6, memory_size=6))
+    model.train()
+    model.encoder.eval()
+    model.generate(torch.full((2, 3), 5), max_len=2)
+    assert model.training and model.decoder.training and model.decoder.lstm.training
+    assert not model.encoder.training and not model.encoder.lstm.training
+
+
+@pytest.mark.parametrize("name", ["dropout", "embed_dropout", "word_dropout"])
+@pytest.mark.parametrize("value", [-0.5, 1.0, 1.5])
+def test_what_is_no_probability(name, value):
+    for make in (lambda **k: LSTMEncoder(20, 4, 6, **k), lambda **k: LSTMDecoder(20, 4, 6, memory_size=6, **k)):
+        with pytest.raises(ValueError, match=rf"{name}: expected a number in \[0, 1\), got {value}"):
+            make(**{name: value})
+
+
+@pytest.mark.parametrize("lengths", [torch.tensor([2.9, 1.0]), torch.tensor([True, True])])
+def test_lengths_are_integers(lengths):
+    with pytest.raises(ValueError, match=r"lengths: expected integers of shape \(2,\), got torch.(float32|bool)"):
+        LSTMEncoder(20, 4, 6)(torch.full((2, 3), 5), lengths)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import AttentionName, Memory, make_attention
-from .dropout import dropout
+from .dropout import check_probabilities, dropout
 from .encoder import PAD_ID, EmbeddingDropout, EncoderOutput, check_sizes, check_tokens, make_embedding
 from .rnn import init_lstm_, run_lstm
 
@@ -102,6 +102,7 @@ class LSTMDecoder(nn.Module):
                 "deep_attention: expected an attention, two layers or more and no input feeding, got "
                 f"attention={attention!r}, num_layers={num_layers}, input_feeding={input_feeding}"
             )
+        check_probabilities(dropout=dropout)
         self.num_layers, self.hidden_size, self.vocab_size = num_layers, hidden_size, vocab_size
         self.input_feeding, self.dropout, self.padding_idx = input_feeding, dropout, padding_idx
         self.context_size = context_size

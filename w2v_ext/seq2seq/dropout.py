@@ -9,6 +9,17 @@ from torch.nn import functional as F
 _LEVELS = 1 << 16  # probabilities are rounded to 1/65,536
 
 
+def check_probabilities(**values: float) -> None:
+    """Refuse what is no probability of dropping something: a number in [0, 1).
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}")
+
+
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """As `torch.nn.functional.dropout`; on the CPU four numbers share one 64-bit draw.
 

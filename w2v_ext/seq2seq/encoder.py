@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..embeddings import init_embedding_
-from .dropout import dropout
-from .rnn import LSTMState, init_lstm_, run_lstm
+from .dropout import check_probabilities, dropout
+from .rnn import LSTMState, check_lengths, init_lstm_, run_lstm
 
 PAD_ID, SOS_ID, EOS_ID, UNK_ID = range(4)  # the places of w2v_ext.vocab.SPECIALS
 
@@ -39,6 +39,7 @@ class EmbeddingDropout(nn.Module):
 
     def __init__(self, embedding: nn.Embedding, dropout: float = 0.0, word_dropout: float = 0.0) -> None:
         super().__init__()
+        check_probabilities(embed_dropout=dropout, word_dropout=word_dropout)
         self.embedding, self.dropout, self.word_dropout = embedding, dropout, word_dropout
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -102,6 +103,7 @@ class LSTMEncoder(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(vocab_size=vocab_size, embed_size=embed_size, hidden_size=hidden_size, num_layers=num_layers)
+        check_probabilities(dropout=dropout)
         self.padding_idx, self.dropout = padding_idx, dropout
         self.embed = EmbeddingDropout(make_embedding(vocab_size, embed_size, padding_idx), embed_dropout, word_dropout)
         self.lstm = nn.LSTM(
@@ -129,7 +131,7 @@ class LSTMEncoder(nn.Module):
         check_tokens(src, "src")
         if lengths is None:
             lengths = (src != self.padding_idx).sum(1).clamp_(min=1)
-        lengths = lengths.to("cpu", torch.int64)
+        lengths = check_lengths(lengths, *src.shape)
         outputs, state = run_lstm(self.lstm, self.embed(src), lengths)
         mask = torch.arange(src.shape[1], device=src.device) < lengths.to(src.device)[:, None]  # (B, S)
         return EncoderOutput(dropout(outputs, self.dropout, self.training), state, mask)

@@ -145,13 +145,27 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return losses.sum()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple:
-        grads = [
-            None if grad is None else (grad * slope).to(dtype)
-            for grad, dtype in zip(ctx.saved_tensors, ctx.types, strict=True)
-        ]
+        with torch.no_grad():
+            grads = [
+                None if grad is None else (grad * slope).to(dtype)
+                for grad, dtype in zip(ctx.saved_tensors, ctx.types, strict=True)
+            ]
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph
+            grads = _NoSecondDerivative.apply(torch.zeros((), requires_grad=True), *grads)
         return (*grads, None, None, None)
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """Gradients as they are, but whoever asks for theirs gets an error and not zero."""
+
+    @staticmethod
+    def forward(ctx: Any, _: Tensor, *grads: Tensor | None) -> tuple:
+        return tuple(None if grad is None else grad.view_as(grad) for grad in grads)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple:
+        raise RuntimeError("chunked_cross_entropy has no second derivative; use F.cross_entropy for it")
 
 
 def chunked_cross_entropy(

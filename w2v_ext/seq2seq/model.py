@@ -126,7 +126,7 @@ class Seq2SeqModel(nn.Module):
         """
         if max_len < 1:
             raise ValueError(f"max_len: expected an integer >= 1, got {max_len}")
-        was_training = self.training
+        training = [module for module in self.modules() if module.training]  # some may be frozen
         self.eval()
         try:
             state, memory = self.encode(src, src_lengths)
@@ -143,7 +143,8 @@ class Seq2SeqModel(nn.Module):
                     break
             return torch.cat(words, 1)
         finally:
-            self.train(was_training)
+            for module in training:
+                module.training = True
 
     def flatten_parameters(self) -> None:
         """Lay the weights of every LSTM out as cuDNN wants them; for when weights were replaced."""
