@@ -240,3 +240,36 @@ def test_compressed_embedding_decodes_what_is_looked_up(method, tmp_path):
     assert method in repr(made)
     with pytest.raises(IndexError):
         made(torch.tensor([300]))
+
+
+def test_rotary_tables_of_an_inference_serve_training():
+    rotary = RotaryEmbedding(8)
+    with torch.inference_mode():
+        rotary(torch.randn(1, 5, 8))
+    x = torch.randn(1, 5, 8, requires_grad=True)
+    rotary(x).sum().backward()
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize("method", ["int8", "int8-symmetric", "pq", "low-rank"])
+@pytest.mark.parametrize("wrong", [-1, 300])
+def test_compressed_ids_out_of_range(method, wrong):
+    options = {"rank": 2} if method == "low-rank" else {}
+    embedding = CompressedEmbedding.from_vectors(torch.randn(300, 8), method, **options)
+    with pytest.raises(IndexError, match=rf"ids: expected numbers from 0 to 299, got .*{wrong}"):
+        embedding(torch.tensor([3, wrong]))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_embedding_of_given_vectors(sparse):
+    vectors = torch.randn(6, 3)
+    frozen = Embedding.from_pretrained(vectors, padding_idx=2)
+    assert torch.equal(frozen(torch.arange(6)), vectors) and not frozen.weight.requires_grad
+    theirs = torch.nn.Embedding.from_pretrained(vectors.clone(), False, 2, sparse=sparse, scale_grad_by_freq=not sparse)
+    ours = Embedding.from_pretrained(vectors.clone(), False, 2, sparse=sparse, scale_grad_by_freq=not sparse)
+    ids = torch.tensor([1, 2, 1, 4])
+    for embedding in (ours, theirs):
+        embedding(ids).square().sum().backward()
+    torch.testing.assert_close(ours.weight.grad.to_dense(), theirs.weight.grad.to_dense())
+    with pytest.raises(ValueError, match=r"embeddings: expected shape \(V, D\), got \(6,\)"):
+        Embedding.from_pretrained(torch.randn(6))

@@ -74,6 +74,29 @@ class Embedding(nn.Embedding):
             dtype=dtype,
         )
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        embeddings: Tensor,
+        freeze: bool = True,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+    ) -> Embedding:
+        """An embedding whose weight is ``embeddings`` (V, D), not copied; arguments as of ``nn.Embedding``'s.
+
+        Raises:
+            ValueError: another shape, a ``padding_idx`` out of range.
+        """
+        if embeddings.dim() != 2:
+            raise ValueError(f"embeddings: expected shape (V, D), got {tuple(embeddings.shape)}")
+        options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+        embedding = cls(*embeddings.shape, *options, device="meta", dtype=embeddings.dtype)
+        embedding.weight = nn.Parameter(embeddings, requires_grad=not freeze)
+        return embedding
+
     def reset_parameters(self) -> None:
         """Draw the initial values anew; the row of ``padding_idx`` is zero."""
         init_embedding_(self.weight, self._init, scale=self._scale, padding_idx=self.padding_idx)
@@ -239,6 +262,11 @@ class CompressedEmbedding(nn.Module):
         Raises:
             IndexError: an id out of range.
         """
+        if ids.device.type != "cpu" or torch.compiler.is_compiling():  # not to be waited for
+            ids = ids.masked_fill(ids < 0, self.num_embeddings)  # negative ones would count from the end
+        elif ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_embeddings:
+            found = f"{int(ids.min())} to {int(ids.max())}"
+            raise IndexError(f"ids: expected numbers from 0 to {self.num_embeddings - 1}, got {found}")
         packed = Compressed(self.method, {name: getattr(self, name) for name in self._names}, self.embedding_dim)
         return packed.decode(ids.reshape(-1).long()).to(self.dtype).view(*ids.shape, self.embedding_dim)
 

@@ -100,9 +100,10 @@ class RotaryEmbedding(nn.Module):
             return found
         while self._kept < count:
             self._kept *= 2
-        frequencies = self.base ** (-torch.arange(0, self.rotary_dim, 2, dtype=torch.float64) / self.rotary_dim)
-        angles = torch.arange(self._kept, dtype=torch.float64)[:, None] * frequencies  # (N, R / 2)
-        found = angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+        with torch.inference_mode(False):  # tables made in it could not be used in training later
+            frequencies = self.base ** (-torch.arange(0, self.rotary_dim, 2, dtype=torch.float64) / self.rotary_dim)
+            angles = torch.arange(self._kept, dtype=torch.float64)[:, None] * frequencies  # (N, R / 2)
+            found = angles.cos().to(device, dtype), angles.sin().to(device, dtype)
         self._tables[device, dtype] = found
         return found
 
