@@ -59,6 +59,13 @@ both_orders = pytest.mark.parametrize("in_order", [False, True])
 
 
 @both_orders
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("saved", [False, True])
+def test_examples_without_targets(emulated, dtype, in_order, saved):
+    assert_matches_reference(emulated, dtype, in_order, saved=saved, positives=0, negatives=0, dim=8)
+
+
+@both_orders
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dimension(emulated, dtype, in_order):
     for dim in (1, 7, 32, 33, 100, 128, 129, 132, 300):
