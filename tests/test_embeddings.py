@@ -150,3 +150,9 @@ def test_fasttext_composes_unknown_words(tmp_path):
 def test_bad_arguments(words, source, settings, message):
     with pytest.raises(ValueError, match=message):
         pretrained_embedding(words, source, **settings)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pretrained_vectors_are_finite(value):
+    with pytest.raises(ValueError, match="source: expected finite vectors, got one of 'b' that is not"):
+        pretrained_embedding(["a", "b", "c"], {"a": np.ones(3), "b": np.array([1, value, 1])})

@@ -156,7 +156,8 @@ def pretrained_embedding(
         seed: of the initial values.
 
     Raises:
-        ValueError: a word twice in the vocabulary, vectors of different lengths, or no word found.
+        ValueError: a word twice in the vocabulary, vectors of different lengths or with NaN or infinity, or no word
+            found.
     """
     words = list(vocabulary.words if isinstance(vocabulary, Vocabulary) else vocabulary)
     row_of = {word: i for i, word in enumerate(words)}
@@ -180,6 +181,9 @@ def pretrained_embedding(
         raise ValueError(f"source: expected vectors of one length (D,), got shapes {sorted(dims)}")
 
     known = torch.from_numpy(np.stack([*found_vectors, *composed_vectors]).astype(np.float32))  # (found, D)
+    if len(wrong := (~known.isfinite().all(1)).nonzero()):
+        word = [*names, *composed][int(wrong[0])]
+        raise ValueError(f"source: expected finite vectors, got one of {word!r} that is not")
     weight = torch.empty(len(words), known.shape[1])
     if scale is None and init in ("normal", "uniform"):
         scale = float(known.std(correction=0)) * (3**0.5 if init == "uniform" else 1)

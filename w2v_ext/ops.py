@@ -77,6 +77,10 @@ def negative_sampling_loss(
         IndexError: an index out of range (the argument, the position and the number of rows are named); on CUDA with
             ``check_indices``.
 
+    It has first derivatives by backward only: what forward-mode differentiation (``torch.func.jvp``) gives is zero,
+    as of any operator without a formula for it, and ``torch.func.grad`` is refused by PyTorch;
+    ``w2v_ext.reference`` has both.
+
     Where ``in_weight`` needs a gradient on CUDA, the forward keeps that of each example's centre, (B, D), for it.
     Gradients of CUDA tensors are summed in any order: their last bits differ from run to run. Under
     ``torch.use_deterministic_algorithms(True)`` they are summed in a fixed order.
