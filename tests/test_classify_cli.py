@@ -139,3 +139,44 @@ def test_help(capsys):
     assert run("--help") == 0 and "predict" in capsys.readouterr().out
     assert run() == 2
     assert run("train", "--help") == 0 and "--word-ngrams" in capsys.readouterr().out
+
+
+def test_many_quick_epochs(tmp_path):
+    """The part that is trained at once grows while it takes no time, and ends with the lines."""
+    (tmp_path / "few.txt").write_text("__label__a one two\n__label__b three four\n")
+    assert run("train", "--input", tmp_path / "few.txt", "--out", tmp_path / "m", "--dim", "2", "--epochs", "1500") == 0
+
+
+def test_bytes_that_are_not_utf8(folder, capsys, monkeypatch):
+    def feed(data):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    good, bad = make_lines(seed=2)[0].encode(), b"caf\xe9 word"
+    feed(good)
+    assert run("predict", "--model", folder / "model") == 0
+    answer = capsys.readouterr().out
+    feed(good + b"\n" + bad + b"\n" + good + b"\n")
+    assert run("predict", "--model", folder / "model") == 2
+    captured = capsys.readouterr()
+    assert captured.out == answer  # what came before
+    assert f"byte 0xe9 at offset {len(good) + 4}" in captured.err and "--errors replace" in captured.err
+    feed(good + b"\n" + bad + b"\n" + good + b"\n")
+    assert run("predict", "--model", folder / "model", "--errors", "replace") == 0
+    lines = capsys.readouterr().out.splitlines(keepends=True)
+    assert len(lines) == 3 and lines[0] == lines[2] == answer
+    (folder / "latin").write_bytes(good + b"\n__label__x " + bad + b"\n")
+    assert run("test", "--model", folder / "model", "--input", folder / "latin") == 2
+    capsys.readouterr()
+    assert run("test", "--model", folder / "model", "--input", folder / "latin", "--errors", "replace") == 0
+
+
+def test_a_classifier_is_no_table_of_vectors(folder, capsys):
+    from w2v_ext.convert import main as convert
+
+    assert convert([str(folder / "model"), str(folder / "x.vec")]) == 2
+    assert "of a text classifier, not of vectors; TextClassifier.load reads it" in capsys.readouterr().err
+
+
+def test_labels_are_strings():
+    with pytest.raises(TypeError, match="labels: expected a string, or several, for each text, got 0"):
+        TextClassifier(dim=5).fit(["a b", "c d"], [0, 1])

@@ -226,3 +226,11 @@ def test_bad_input_is_an_error(texts, capsys, arguments, message):
     assert run("--corpus", "new.txt", "--out", "x", *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (texts / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["continue-from", "intersect"])
+def test_new_text_is_not_made_up(texts, capsys, name):
+    before = sorted(path.name for path in texts.iterdir())
+    assert run(f"--{name}", "old", "--out", "old") == 2
+    assert f"corpus: expected text beside {name.replace('-', '_')}, got none" in capsys.readouterr().err
+    assert sorted(path.name for path in texts.iterdir()) == before

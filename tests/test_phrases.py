@@ -248,3 +248,11 @@ def test_bad_ids_and_arguments(tmp_path):
             np.array([0, -1], np.int32), vocab_size=1, pairs=np.array([[0, 5, 6]]), path=str(tmp_path / "x")
         )
     assert Phrase("a_b", 3, 1.5).text == "a_b"
+
+
+def test_standard_output_is_for_the_report(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t").write_text("a b\n")
+    assert phrases.main(["--corpus", "t", "--out", "-"]) == 2
+    assert "out: expected the name of a file, got '-'" in capsys.readouterr().err
+    assert not (tmp_path / "-").exists()

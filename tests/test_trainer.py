@@ -233,3 +233,12 @@ def test_metrics_are_complete(corpus):
     assert metrics["raw_words_per_second"] == pytest.approx(corpus.num_tokens * 3 / metrics["train_seconds"])
     assert 0 < metrics["trained_words_per_second"] < metrics["raw_words_per_second"]
     assert len(metrics["loss"]) == 3
+
+
+def test_other_things_than_a_corpus_and_settings():
+    with pytest.raises(TypeError, match="corpus: expected a Corpus, as prepare_corpus makes it, got str"):
+        Trainer("text.txt", TrainConfig(dim=5))
+    with pytest.raises(TypeError, match="config: expected a TrainConfig, got dict"):
+        Trainer(corpus_from_sequences([["a", "b"]]), {"dim": 5})
+    with pytest.raises(TypeError, match="sources: expected paths, got a list; corpus_from_sequences takes sequences"):
+        prepare_corpus([["a", "b"], ["a"]])

@@ -190,6 +190,8 @@ def _read_tensors(path: Path, extra: Sequence[str]) -> tuple[dict[str, torch.Ten
     if metadata.get("version", _VERSION) != _VERSION:
         raise FormatError(f"{path}: format version {metadata['version']}, this library reads {_VERSION}")
     if "in_weight" not in tensors:
+        if (path.parent / "labels.tsv").exists():
+            raise FormatError(f"{path}: of a text classifier, not of vectors; TextClassifier.load reads it")
         raise FormatError(f"{path}: has no tensor in_weight")
     for name, tensor in tensors.items():
         if name in extra:

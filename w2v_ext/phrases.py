@@ -352,6 +352,8 @@ def run(line: CommandLine) -> None:
 
 def _check_target(target: Path, line: CommandLine) -> None:
     name = "out" if target == Path(line.out) else "table"
+    if str(target) == "-":
+        raise ValueError(f"{name}: expected the name of a file, got '-'; what is reported goes to standard output")
     if target.is_dir():
         raise ValueError(f"{name}: {target} is a directory")
     if target.exists() and any(source != "-" and target.samefile(source) for source in line.corpus):

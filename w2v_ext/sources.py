@@ -57,7 +57,10 @@ def list_files(sources: str | os.PathLike | Sequence[str | os.PathLike]) -> list
     if isinstance(sources, (str, os.PathLike)):
         sources = [sources]
     files: list[SourceFile] = []
-    for source in map(os.fspath, sources):
+    for source in sources:
+        if isinstance(source, (list, tuple)):
+            raise TypeError("sources: expected paths, got a list; corpus_from_sequences takes sequences of words")
+        source = os.fspath(source)
         if source == "-":
             files.append(SourceFile("-", "-", "-", None, None))
         elif os.path.isdir(source):

@@ -88,6 +88,9 @@ def _tqdm() -> Any:
 
 def open_corpus(config: TrainConfig, progress: bool = True) -> Corpus:
     """Find, download or generate the text, and encode it (or map the encoded copy of an earlier run)."""
+    for name in ("continue_from", "intersect"):
+        if getattr(config, name) is not None and not config.corpus:
+            raise ValueError(f"corpus: expected text beside {name}, got none")
     cache = config.cache_dir
     sources: list[str | Path] = []
     for source in config.corpus or ("builtin",):

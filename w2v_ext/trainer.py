@@ -99,6 +99,10 @@ class Trainer:
     def __init__(
         self, corpus: Corpus, config: TrainConfig, *, start: Callable[[Method, np.ndarray], Method] | None = None
     ) -> None:
+        for name, value, makes in (("corpus", corpus, "vocab"), ("config", config, "model")):
+            if not hasattr(value, makes):
+                wanted = "a Corpus, as prepare_corpus makes it" if name == "corpus" else "a TrainConfig"
+                raise TypeError(f"{name}: expected {wanted}, got {type(value).__name__}")
         vocab = corpus.vocab
         if len(vocab) - vocab.num_specials < 2:
             raise ValueError(f"corpus: expected at least two words in the vocabulary, got {len(vocab)}")

@@ -148,6 +148,8 @@ class TextClassifier:
         prefix = self.config.label
         for names in labels:
             names = [names] if isinstance(names, str) else names
+            if not isinstance(names, Iterable):
+                raise TypeError(f"labels: expected a string, or several, for each text, got {names!r}")
             yield [name if not isinstance(name, str) or name.startswith(prefix) else prefix + name for name in names]
 
     def _prepare(self, lines: Lines, examples: np.ndarray) -> Encoded:
@@ -219,7 +221,8 @@ class TextClassifier:
                 done = epoch + end / len(order)
                 state.examples, state.words = epoch * len(order) + end, int(words * done)
                 state.loss, state.lr = loss / max(count, 1), config.lr * (1 - done / config.epochs)
-                size = int(min(max(size * _SLICE_SECONDS / max(seconds, 1e-3), 256), 4 * size + 256))
+                wanted = max(size * _SLICE_SECONDS / max(seconds, 1e-3), 256)
+                size = int(min(wanted, 4 * size + 256, len(order)))
                 if on_progress is not None:
                     on_progress(self)
             if not trained:

@@ -6,9 +6,9 @@ import io
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Literal
 
 import tyro
 from tqdm import tqdm
@@ -58,6 +58,8 @@ class ModelCommand:
     """Labels predicted for each line."""
     threshold: float = 0.0
     """Labels below this probability are left out."""
+    errors: Literal["strict", "replace"] | None = None
+    """On bytes that are not UTF-8: stop, or replace and go on (default: as in the model's training)."""
     threads: int = 0
     """Threads; 0 takes all cores."""
 
@@ -65,7 +67,10 @@ class ModelCommand:
         """Read the model, once the rest is known to hold."""
         if self.k < 1:
             raise ValueError(f"k: expected an integer >= 1, got {self.k}")
-        return TextClassifier.load(self.model, threads=self.threads)
+        model = TextClassifier.load(self.model, threads=self.threads)
+        if self.errors is not None:
+            model.config = replace(model.config, errors=self.errors)
+        return model
 
 
 @dataclass(frozen=True)
@@ -160,15 +165,20 @@ def _predicted(model: TextClassifier, k: int, threshold: float) -> Iterator[str]
     offset = 0
     for block in _line_blocks():
         try:
-            lines = encode_lines([block], label=model.config.label, errors=model.config.errors, name="-")
+            yield _answers(model, block, k, threshold)
         except _text.TextError as error:
             kind, name, place, byte = error.args
+            before = block[: block.rfind(b"\n", 0, place) + 1]
+            if before:
+                yield _answers(model, before, k, threshold)
             raise describe_error(_text.TextError(kind, name, place + offset, byte)) from error
         offset += len(block)
-        answers = model.predict_lines(lines, k, threshold)
-        yield "".join(
-            " ".join(f"{label} {probability:.6g}" for label, probability in answer) + "\n" for answer in answers
-        )
+
+
+def _answers(model: TextClassifier, block: bytes, k: int, threshold: float) -> str:
+    lines = encode_lines([block], label=model.config.label, errors=model.config.errors, name="-")
+    answers = model.predict_lines(lines, k, threshold)
+    return "".join(" ".join(f"{label} {probability:.6g}" for label, probability in answer) + "\n" for answer in answers)
 
 
 class _Available(io.RawIOBase):
