@@ -106,6 +106,8 @@ class RowOptimizer(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             touched = [p for p in group["params"] if p.grad is not None]
+            for weight in touched:  # before any of them is stepped
+                self._check_state(group, self.state[weight])
             gradients = [rows_and_values(p.grad) for p in touched]
             scales = self._clip(group, touched, gradients) if group["clip_norm"] is not None and touched else {}
             for i, (weight, (rows, values)) in enumerate(zip(touched, gradients, strict=True)):
@@ -132,17 +134,14 @@ class RowOptimizer(torch.optim.Optimizer):
         scale = steps.scale_to(total, group["clip_norm"])
         return {square.device: scale.to(square.device) for square in squares}
 
+    def _check_state(self, group: dict[str, Any], state: dict[str, Any]) -> None:
+        """ValueError where the settings of a group no longer go with the state of one of its weights."""
+
     def _new_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def _step_rows(self, group: dict[str, Any], state: dict, where: tuple, common: dict[str, Any]) -> None:
         raise NotImplementedError
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:  # of torch.optim's state, which has fewer settings
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` gave; also from that of the optimizer of ``torch.optim`` with the same state.
@@ -340,6 +339,10 @@ class LazyAdam(RowOptimizer):
         if not 0 <= group["eps"] < math.inf:
             raise ValueError(f"eps: expected a finite number >= 0, got {group['eps']!r}")
 
+    def _check_state(self, group: dict[str, Any], state: dict[str, Any]) -> None:
+        if state and group["per_row_steps"] and "row_steps" not in state:
+            raise ValueError("per_row_steps: expected to stay as it was in the first step, got True")
+
     def _new_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         state = {"exp_avg": _table(weight), "exp_avg_sq": _table(weight)}
         if group["per_row_steps"]:
@@ -348,7 +351,5 @@ class LazyAdam(RowOptimizer):
 
     def _step_rows(self, group: dict[str, Any], state: dict, where: tuple, common: dict[str, Any]) -> None:
         moments = {name: state[name] for name in ("exp_avg", "exp_avg_sq", "step")}
-        if group["per_row_steps"] and "row_steps" not in state:
-            raise ValueError("per_row_steps: expected to stay as it was in the first step, got True")
         moments["row_steps"] = state["row_steps"] if group["per_row_steps"] else None
         steps.sparse_adam_(*where, lr=group["lr"], betas=group["betas"], eps=group["eps"], **moments, **common)

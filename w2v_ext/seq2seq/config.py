@@ -11,6 +11,7 @@ from ..config import flat_settings
 from ..files import parse_json
 from .attention import AttentionName
 from .decoder import LSTMDecoder
+from .dropout import check_probabilities
 from .encoder import LSTMEncoder
 from .model import ContextName, Seq2SeqModel
 from .tokenizers import TokenizerName
@@ -172,9 +173,8 @@ class Seq2SeqConfig:
                 value = getattr(self, name)
                 if value is not None and not low <= value < 2**62:
                     raise ValueError(f"{name}: expected an integer >= {low}, got {value!r}")
-        for name in ("dropout", "embed_dropout", "word_dropout", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a number in [0, 1), got {getattr(self, name)!r}")
+        shares = ("dropout", "embed_dropout", "word_dropout", "label_smoothing")
+        check_probabilities(**{name: getattr(self, name) for name in shares})
         if not 0 <= self.teacher_forcing <= 1:
             raise ValueError(f"teacher_forcing: expected a number between 0 and 1, got {self.teacher_forcing!r}")
         for name in ("max_minutes", "max_cpu_minutes", "weight_decay", "clip", "checkpoint_minutes"):

@@ -10,7 +10,7 @@ _LEVELS = 1 << 16  # probabilities are rounded to 1/65,536
 
 
 def check_probabilities(**values: float) -> None:
-    """Refuse what is no probability of dropping something: a number in [0, 1).
+    """Refuse what is no probability below 1: all dropped, nothing would be learnt.
 
     Raises:
         ValueError: naming the argument.
